@@ -1,0 +1,29 @@
+PYTHON ?= python3
+READY := .venv/ready
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+demo: $(READY) ## train a small model and write out/demo.mp4, .gif and .png (about two minutes)
+	.venv/bin/kinema demo --out out
+
+test: $(READY) ## run the tests that need neither minutes nor a GPU
+	.venv/bin/python -m pytest
+
+check: $(READY) ## lint, formatting and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/pyright
+
+clean: ## remove the environment, builds and caches; runs/ and out/ stay
+	rm -rf .venv dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11); import ensurepip, venv' 2>/dev/null || { echo >&2 \
+	    '$(PYTHON) is not Python 3.11 or newer with venv: install python3-venv, or try make PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.PHONY: help demo test check clean

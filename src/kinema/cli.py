@@ -1,0 +1,60 @@
+"""The commands. Only what a command needs is imported, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from kinema import __version__
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": ("demo", "train a small model on an embedded world for two minutes, and write clips"),
+    "train": ("train", "train a family on a folder of clips"),
+    "sample": ("sample", "make clips with a trained model"),
+    "evaluate": ("evaluate", "measure clips, generated or real"),
+    "data check": ("data", "say what is in a folder of clips, and show what training would see"),
+}
+
+EXAMPLES = """\
+examples:
+  kinema data check clips/
+  kinema train mocogan --data clips/ --out runs/x --minutes 60
+  kinema sample runs/x --count 8 --seed 0 --out out/
+  kinema COMMAND --help"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0 done, 2 for what the user can mend (one line on stderr), 130 stopped."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"kinema {__version__}")
+        return 0
+    name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
+    if name is None:
+        print(f"kinema: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        command = import_module(f"kinema.commands.{COMMANDS[name][0]}")
+        command.main(words[len(name.split()) :])
+    except ValueError as error:
+        print(f"kinema: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kinema: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items())
+    return f"kinema {__version__}: train, sample and measure video generation models\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""kinema demo: from nothing to clips in about two minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from kinema import run
+from kinema.commands.sample import write_sheet
+from kinema.data.clips import open_source
+from kinema.data.write import contact_sheet, tile, write_video
+from kinema.presets import preset
+from kinema.sample import load
+from kinema.train import train
+from kinema.types import Noise
+from kinema.watch import Watcher
+
+ROWS, COLUMNS = 4, 6  # contents and motions that are shown
+FRAMES = 32  # twice as long as the clips it is trained on
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a small MoCoGAN on the embedded Shape Motion world and write demo.mp4, demo.gif and demo.png.
+
+    Example: kinema demo --out out
+    """
+
+    out: str = "out"
+    """The folder to write to; a second demo there trains no more."""
+    minutes: float = 2.0
+    """How long to train."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Train, sample, write, and say what was written."""
+    arguments = tyro.cli(Arguments, prog="kinema demo", args=list(words))
+    run.keep_freed_memory()
+    out, place = Path(arguments.out), run.start()
+    experiment = preset("mocogan", "demo")
+    experiment = replace(experiment, train=replace(experiment.train, minutes=arguments.minutes))
+    source = open_source(experiment.data)
+    folder = out / "demo-run"
+    begun = any(folder.glob("step-*"))
+    print(f"training MoCoGAN on the {experiment.data.source} world for {arguments.minutes:g} minutes, in {folder}")
+    with Watcher(folder, experiment.train) as watch:
+        train(experiment, source, folder, place, resume=begun, watch=watch)
+    model = load(folder, place)
+    assert model.facts.fps is not None  # the world states it
+    cells = range(ROWS * COLUMNS)
+    streams = {"content": tuple(i // COLUMNS for i in cells), "motion": tuple(i % COLUMNS for i in cells)}
+    clips = model.clips(Noise(tuple(cells), streams), FRAMES, labels=[i % 2 for i in cells])
+    film = tile(clips.reshape(ROWS, COLUMNS, *clips.shape[1:]))
+    for path in (
+        write_video(out / "demo.mp4", film, model.facts.fps),
+        write_video(out / "demo.gif", film, model.facts.fps),
+        write_sheet(out / "demo.png", contact_sheet(clips[:COLUMNS])),
+    ):
+        print(f"wrote {path}")
+    print(f"a row shares its content, a column its motion; more: kinema sample {folder} --out {out}/clips")

@@ -1,0 +1,249 @@
+"""Sources of training batches: windows cut at random from a folder of clips, each decoded once into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol, runtime_checkable
+from uuid import uuid4
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image
+
+from kinema.data.folder import ClipFile, Skipped, scan
+from kinema.data.video import VideoError, frame_rate, read_frames
+from kinema.family import Facts
+from kinema.types import Batch, Conditions
+from kinema.worlds import WORLDS
+
+__all__ = ["DataConfig", "FolderSource", "Progress", "Source", "open_source"]
+
+CACHE_VERSION = 1  # part of every key: raise it when the same file would give other frames
+
+Progress = Callable[[int, int], None]  # called with how many files are done, and of how many
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on, and how clips are cut from it."""
+
+    source: str = "shape-motion"
+    """The name of an embedded world, or a folder of clips."""
+    frames: int = 16
+    """Frames of a training clip."""
+    height: int = 64
+    """Pixels; frames are resized to cover height x width and cropped at the centre."""
+    width: int = 64
+    """Pixels."""
+    fps: float | None = None
+    """Frames a second that videos are resampled to; None takes every frame as it is."""
+    flip: bool = False
+    """Mirror half of the clips, chosen at random."""
+    cache: str | None = None
+    """Folder for decoded frames; None is $KINEMA_CACHE or ~/.cache/kinema."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"fps is {self.fps:g}: it must be above 0")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Training clips without end, in an order that a seed fixes."""
+
+    facts: Facts
+    skipped: tuple[Skipped, ...]
+
+    def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The `size` clips that process `rank` of `ranks` learns from at `step`: a pure function of its arguments."""
+        ...
+
+
+def open_source(config: DataConfig, progress: Progress | None = None) -> Source:
+    """The world or the folder of clips that `config.source` names; a world's name wins over a folder's."""
+    if config.source in WORLDS:
+        if config.fps is not None or config.flip:
+            raise ValueError(f"fps and flip are for folders of clips: the world {config.source} decides both itself")
+        return WORLDS[config.source](frames=config.frames, height=config.height, width=config.width)
+    if not Path(config.source).expanduser().is_dir():
+        worlds = ", ".join(sorted(WORLDS))
+        raise ValueError(f"{config.source}: no such folder, nor one of the embedded worlds, which are {worlds}")
+    return FolderSource(config, progress)
+
+
+class FolderSource:
+    """A folder of clips, resized and cropped, from whose every file windows of `config.frames` frames are cut.
+
+    The first use decodes each file into the cache, which later ones read; `progress` follows it. Files that cannot
+    be read or are too short are listed in `skipped`. Raises ValueError where no file can be used or the cache
+    cannot be written.
+    """
+
+    def __init__(self, config: DataConfig, progress: Progress | None = None) -> None:
+        folder = scan(config.source)
+        cache = _Cache(config)
+        skipped = list(folder.skipped)
+        self.clips: list[ClipFile] = []
+        self._decoded: list[_Decoded] = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, (clip, decoded) in enumerate(
+                zip(folder.clips, pool.map(cache.get, folder.clips), strict=True), 1
+            ):
+                if isinstance(decoded, _Decoded):
+                    self.clips.append(clip)
+                    self._decoded.append(decoded)
+                else:
+                    skipped.append(Skipped(Path(os.path.relpath(clip.path, folder.root)).as_posix(), decoded))
+                if progress:
+                    progress(done, len(folder.clips))
+        self.skipped = tuple(skipped)
+        if not self.clips:
+            first = f"{skipped[0].name}: {skipped[0].reason}"
+            raise ValueError(f"{folder.root}: none of its {len(skipped)} clips can be used; the first is {first}")
+
+        rates = [decoded.fps for decoded in self._decoded]
+        fps = float(np.median(rates)) if max(rates) <= 1.01 * min(rates) else None
+        self.config = config
+        self.facts = Facts(config.frames, config.height, config.width, fps, folder.classes)
+        self._labels = [folder.classes.index(clip.label) for clip in self.clips if clip.label is not None]
+        self._captions = [clip.caption for clip in self.clips if clip.caption is not None]
+
+    def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """Windows of `size` clips, each starting anywhere in its clip, all clips once before any comes again.
+
+        A pure function of its arguments. Frames float32 [size, T, 3, H, W] in [-1, 1]; labels int64 where the folder
+        has classes, texts where every clip has a caption.
+        """
+        config, first = self.config, (step * ranks + rank) * size
+        chosen = self._order(first, size, seed)
+        frames = np.empty((size, config.frames, 3, config.height, config.width), np.uint8)
+        # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
+        random = np.random.default_rng((seed, 1, step, rank))
+        starts, flips = random.random(size), random.random(size) < 0.5
+        for window, clip, start, flip in zip(frames, chosen, starts, flips, strict=True):
+            decoded = self._decoded[clip]
+            begin = int(start * (decoded.shape[0] - config.frames + 1))
+            cut = decoded.read(begin, config.frames)
+            window[:] = rearrange(cut[:, :, ::-1] if config.flip and flip else cut, "t h w c -> t c h w")
+        return Batch(
+            torch.from_numpy(frames).float().div_(127.5).sub_(1),
+            Conditions(
+                text=tuple(self._captions[clip] for clip in chosen) if len(self._captions) == len(self.clips) else None,
+                label=torch.tensor([self._labels[clip] for clip in chosen]) if self._labels else None,
+            ),
+        )
+
+    def _order(self, first: int, size: int, seed: int) -> list[int]:
+        """Entries `first` to `first + size` of an endless row of permutations of the clips, one an epoch."""
+        count = len(self.clips)
+        epochs = range(first // count, (first + size - 1) // count + 1)
+        row = np.concatenate([np.random.default_rng((seed, 0, epoch)).permutation(count) for epoch in epochs])
+        return row[first % count :][:size].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A clip's frames on disk."""
+
+    path: Path
+    offset: int  # bytes before the first frame
+    shape: tuple[int, int, int, int]  # T H W 3
+    fps: float
+
+    def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames `start` to `start + frames`: one plain read is several times as quick as opening a memory map."""
+        bytes_each = math.prod(self.shape[1:])
+        flat = np.fromfile(self.path, np.uint8, frames * bytes_each, offset=self.offset + start * bytes_each)
+        return flat.reshape(frames, *self.shape[1:])
+
+
+class _Cache:
+    """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, beside it a .json with the rate."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        root = config.cache or os.environ.get("KINEMA_CACHE") or "~/.cache/kinema"
+        self.folder = Path(root).expanduser() / "clips"
+
+    def get(self, clip: ClipFile) -> _Decoded | str:
+        """The clip, decoded now if the cache does not hold it, or the reason why it cannot be used."""
+        config = self.config
+        try:
+            stat = clip.path.stat()
+        except OSError as error:
+            return str(error.strerror)
+        identity = (str(clip.path.resolve()), stat.st_size, stat.st_mtime_ns, config.height, config.width, config.fps)
+        key = hashlib.blake2b(repr((CACHE_VERSION, *identity)).encode(), digest_size=16).hexdigest()
+        path = self.folder / f"{key}.npy"
+        decoded = self._find(path)
+        if decoded is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._fill(path, clip.path)
+            except VideoError as error:
+                return error.reason
+            except OSError as error:
+                raise ValueError(
+                    f"cannot write decoded clips to {self.folder} ({error.strerror}): "
+                    "make room there or give another folder with --data.cache FOLDER"
+                ) from error
+            decoded = self._find(path)
+            assert decoded is not None, path
+        frames = decoded.shape[0]
+        if frames < config.frames:
+            return f"{frames} frame{'s' * (frames > 1)} at {decoded.fps:.4g} fps, {config.frames} are needed"
+        return decoded
+
+    def _find(self, path: Path) -> _Decoded | None:
+        """What is in the cache at `path`; None where there is nothing or not all of it."""
+        try:
+            frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
+            return _Decoded(path, frames.offset, frames.shape, json.loads(path.with_suffix(".json").read_text())["fps"])
+        except (OSError, ValueError, EOFError, KeyError):
+            return None
+
+    def _fill(self, path: Path, clip: Path) -> None:
+        config = self.config
+        frames = (_fit(frame, config.height, config.width) for frame in read_frames(clip, fps=config.fps))
+        part = path.with_suffix(f".{uuid4().hex}.part")  # other processes may be decoding the same clip
+        try:
+            with part.open("wb") as file:
+                # The clip's length is known at its end only; numpy leaves room in the header for axis 0 to grow.
+                count = 0
+                _write_header(file, (count, config.height, config.width, 3))
+                for frame in frames:
+                    file.write(frame.tobytes())
+                    count += 1
+                file.seek(0)
+                _write_header(file, (count, config.height, config.width, 3))
+            path.with_suffix(".json").write_text(json.dumps({"fps": config.fps or frame_rate(clip)}))
+            os.replace(part, path)  # last, so that a killed run leaves no half clip
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _fit(frame: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize a frame to cover height x width and crop it at the centre, in one antialiased step."""
+    h, w = frame.shape[:2]
+    if (h, w) == (height, width):
+        return frame
+    scale = max(height / h, width / w)
+    dx, dy = (w - width / scale) / 2, (h - height / scale) / 2
+    box = (max(dx, 0), max(dy, 0), min(w - dx, w), min(h - dy, h))  # rounding must not push it over the edge
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box=box))

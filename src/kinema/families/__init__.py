@@ -1,0 +1,19 @@
+"""The families, by name; a family's module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from kinema.family import FamilyConfig
+
+__all__ = ["FAMILIES", "config_class"]
+
+FAMILIES = {"mocogan": "kinema.families.mocogan:MoCoGANConfig"}
+
+
+def config_class(name: str) -> type[FamilyConfig]:
+    """The configuration class of the family called `name`; raises ValueError, with the names there are."""
+    if name not in FAMILIES:
+        raise ValueError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}")
+    module, attribute = FAMILIES[name].split(":")
+    return getattr(import_module(module), attribute)

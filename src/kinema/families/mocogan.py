@@ -1,0 +1,293 @@
+"""MoCoGAN: a video is one content code and a path of motion codes (Tulyakov et al., CVPR 2018, arXiv 1707.04993).
+
+A recurrent network turns fresh noise at every frame into a path of motion codes; an image generator draws each
+frame from (content, category, motion); one critic judges single frames, another whole clips. With labels, or with
+a categorical code and none, the clip critic also tells the categories apart and the generator is asked to make
+clips whose category it can tell (section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from kinema.family import Facts, Family, FamilyConfig, Turn
+from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, gradient_penalty
+from kinema.nn.augment import augment
+from kinema.types import Batch, Conditions, Noise
+
+__all__ = ["MoCoGAN", "MoCoGANConfig"]
+
+CHUNK = 16  # frames that `generate` draws at a time: memory stays the same however long the clip
+
+
+@dataclass(frozen=True)
+class MoCoGANConfig(FamilyConfig):
+    """The defaults are the authors' network and recipe; `kinema.presets` has others."""
+
+    frames: int | None = None
+    """T that the clip critic sees; taken from the clips. Sampling may ask for any other number."""
+    height: int | None = None
+    """Pixels, a multiple of 16; taken from the clips."""
+    width: int | None = None
+    """Pixels, a multiple of 16; taken from the clips."""
+    categories: int | None = None
+    """Values of the categorical code; taken from the labels (0 without any). Without labels they are found (InfoGAN)."""
+    content: int = 50
+    """Dimensions of the content code, one draw a clip."""
+    motion: int = 10
+    """Dimensions of the motion code, one a frame."""
+    ngf: int = 64
+    """Channels of the image generator before its output layer."""
+    ndf: int = 64
+    """Channels of both critics after their input layer."""
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation in the critics; a gradient penalty wants "none"."""
+    noise: float = 0.1
+    """Standard deviation of the Gaussian noise added to the input of each critic layer."""
+    loss: AdversarialLoss = "vanilla"
+    """What the players play for."""
+    penalty: float = 0.0
+    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch."""
+    augment: bool = False
+    """Differentiable augmentation of all that the critics see: for a few hundred clips or fewer."""
+    information: float = 1.0
+    """Weight of the categorical code's information loss."""
+
+    def __post_init__(self) -> None:
+        if min(self.content, self.motion, self.ngf, self.ndf) < 1:
+            raise ValueError("mocogan: content, motion, ngf and ndf must be at least 1")
+        if min(self.noise, self.penalty, self.information) < 0:
+            raise ValueError("mocogan: noise, penalty and information must not be negative")
+
+    def fitted(self, facts: Facts) -> MoCoGANConfig:
+        """The configuration for clips of these sizes and classes."""
+        classes = len(facts.classes)
+        if classes and self.categories not in (None, classes):
+            raise ValueError(f"mocogan: {self.categories} categories, but the clips have {classes} labels: leave it open")
+        categories = classes if self.categories is None else self.categories
+        return replace(self, frames=facts.frames, height=facts.height, width=facts.width, categories=categories)
+
+    def build(self) -> MoCoGAN:
+        """The untrained model."""
+        return MoCoGAN(self)
+
+
+class Generator(nn.Module):
+    """Content, category and motion codes to frames (section 3.1; Table 2 of the supplement)."""
+
+    def __init__(self, config: MoCoGANConfig) -> None:
+        super().__init__()
+        height, width = config.height or 0, config.width or 0
+        self.categories = config.categories or 0
+        self.content, self.motion = config.content, config.motion
+        self.path = nn.GRU(config.motion, config.motion, batch_first=True)
+        widths = [config.ngf * m for m in (8, 4, 2, 1)]
+        layers: list[nn.Module] = []
+        inputs, kernel = config.content + self.categories + config.motion, dict(kernel_size=(height // 16, width // 16))
+        for outputs in widths:
+            layers += [nn.ConvTranspose2d(inputs, outputs, **kernel, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+            inputs, kernel = outputs, dict(kernel_size=4, stride=2, padding=1)
+        self.draw = nn.Sequential(*layers, nn.ConvTranspose2d(inputs, 3, **kernel, bias=False), nn.Tanh())
+
+    def walk(
+        self, noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]
+    ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B M"]]:
+        """The motion codes of T frames and the state to go on from (section 3.1, R_M)."""
+        with torch.autocast(noise.device.type, enabled=False):  # a long path would gather bf16's rounding
+            path, state = self.path(noise, start[None].contiguous())
+        return path, state[0]
+
+    def forward(
+        self, content: Float[Tensor, "B C"], category: Int64[Tensor, " B"], motion: Float[Tensor, "B T M"]
+    ) -> Float[Tensor, "B T 3 H W"]:
+        """The frames that these codes stand for, in [-1, 1]; `category` is not looked at where there are none."""
+        still = content
+        if self.categories:
+            still = torch.cat([content, F.one_hot(category, self.categories).to(content)], 1)
+        codes = torch.cat([repeat(still, "b c -> b t c", t=motion.shape[1]), motion], 2)
+        frames = self.draw(rearrange(codes, "b t c -> (b t) c 1 1"))
+        return rearrange(frames, "(b t) c h w -> b t c h w", b=len(content))
+
+
+class Critic(nn.Module):
+    """Strided convolutions from pixels to logits, with noise at the input of each (section 4, supplement Table 2)."""
+
+    def __init__(self, convolutions: Sequence[nn.Module], norms: Sequence[nn.Module], noise: float) -> None:
+        super().__init__()
+        self.convolutions, self.norms, self.noise = nn.ModuleList(convolutions), nn.ModuleList(norms), noise
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        for convolution, norm in zip(self.convolutions[:-1], self.norms, strict=True):
+            x = F.leaky_relu(norm(convolution(self.blur(x, generator))), 0.2)
+        return self.convolutions[-1](x)
+
+    def blur(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.noise:
+            return x
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).mul_(self.noise).add_(x)
+
+
+def image_critic(config: MoCoGANConfig) -> Critic:
+    """The critic D_I of single frames [B, 3, H, W]: a grid of logits [B, 1, h, w], one a patch."""
+    batch = config.norm == "batch"
+    widths = [3, *(config.ndf * m for m in (1, 2, 4))]
+    convolutions = [
+        nn.Conv2d(i, o, 4, 2, 1, bias=not batch) for i, o in zip(widths, [*widths[1:], 1], strict=True)
+    ]
+    norms = [nn.Identity(), *(nn.BatchNorm2d(w) if batch else nn.Identity() for w in widths[2:])]
+    return Critic(convolutions, norms, config.noise)
+
+
+def video_critic(config: MoCoGANConfig) -> Critic:
+    """The critic D_V of clips [B, 3, T, H, W]: logits [B, 1 + categories, t, h, w], the first channel for real."""
+    batch = config.norm == "batch"
+    widths = [3, *(config.ndf * m for m in (1, 2, 4, 8))]
+    time = config.frames or 1
+    convolutions: list[nn.Module] = []
+    for i, o in zip(widths, widths[1:], strict=False):
+        kernel = min(4, time)
+        time -= kernel - 1
+        convolutions.append(nn.Conv3d(i, o, (kernel, 4, 4), (1, 2, 2), (0, 1, 1), bias=not batch))
+    sides = [min(4, (side or 0) // 16) for side in (config.height, config.width)]
+    convolutions.append(nn.Conv3d(widths[-1], 1 + (config.categories or 0), (min(4, time), *sides), bias=not batch))
+    norms = [nn.Identity(), *(nn.BatchNorm3d(w) if batch else nn.Identity() for w in widths[2:])]
+    return Critic(convolutions, norms, config.noise)
+
+
+class MoCoGAN(Family):
+    """Motion and content decomposed GAN; conditioned on the label where it was trained with labels."""
+
+    accepts = frozenset({"label"})
+    streams = frozenset({"content", "motion"})
+
+    def __init__(self, config: MoCoGANConfig) -> None:
+        super().__init__()
+        sides = (config.height or 0, config.width or 0)
+        if not config.frames or any(side < 16 or side % 16 for side in sides):
+            raise ValueError(f"mocogan: height and width must be multiples of 16, not {sides[0]} and {sides[1]}")
+        self.config = config
+        self.generator = Generator(config)
+        self.image_critic = image_critic(config)
+        self.video_critic = video_critic(config)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, 0.2)  # keeps the scale where no normalisation does
+
+    def turns(self) -> Sequence[Turn]:
+        """Both critics, then the generator against both (equation 4, and 5 for the categories)."""
+        return (
+            Turn("image_critic", self.image_critic, self._image_critic_loss),
+            Turn("video_critic", self.video_critic, self._video_critic_loss),
+            Turn("generator", self.generator, self._generator_loss),
+        )
+
+    def _imagine(self, batch: Batch, generator: torch.Generator, frames: int) -> tuple[Tensor, Tensor]:
+        """Generated clips, as many as in `batch`, and their categories [B]: the batch's labels, or drawn.
+
+        `frames` consecutive frames at a random place of a path as long as the batch's: [B, frames, 3, H, W].
+        """
+        (size, length), device = batch.frames.shape[:2], batch.frames.device
+        draw = partial(torch.randn, generator=generator, device=device)
+        category = batch.given.label
+        if category is None:
+            category = torch.randint(max(1, self.generator.categories), (size,), generator=generator, device=device)
+        motion, _ = self.generator.walk(
+            draw(size, length, self.generator.motion), draw(size, self.generator.motion)
+        )
+        motion = _windows(motion, frames, generator)
+        return self.generator(draw(size, self.generator.content), category, motion), category
+
+    def _frames_seen(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """What D_I sees of clips: one frame of each at random [B, 3, H, W] (S_1 of section 3.2)."""
+        frames = _windows(clips, 1, generator)
+        return (augment(frames, generator) if self.config.augment else frames)[:, 0]
+
+    def _clips_seen(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """What D_V sees of clips: all of them, [B, 3, T, H, W]."""
+        return rearrange(augment(clips, generator) if self.config.augment else clips, "b t c h w -> b c t h w")
+
+    def _image_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            images, _ = self._imagine(batch, generator, frames=1)
+        real, fake = self._frames_seen(batch.frames, generator), self._frames_seen(images, generator)
+        critic = partial(self.image_critic, generator=generator)
+        loss = critic_loss(self.config.loss, critic(real), critic(fake))
+        return loss + self._penalty(critic, real, fake), {"image_critic": loss}
+
+    def _video_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            clips, category = self._imagine(batch, generator, batch.frames.shape[1])
+        real, fake = self._clips_seen(batch.frames, generator), self._clips_seen(clips, generator)
+        critic = partial(self.video_critic, generator=generator)
+        on_real, on_fake = critic(real), critic(fake)
+        loss = critic_loss(self.config.loss, on_real[:, 0], on_fake[:, 0])
+        scalars = {"video_critic": loss}
+        total = loss + self._penalty(lambda x: critic(x)[:, 0], real, fake)
+        if self.generator.categories:  # learned from real clips where they are labelled, else from the generator's
+            scalars["categories"] = _category_loss(on_fake if batch.given.label is None else on_real, category)
+            total = total + scalars["categories"]
+        return total, scalars
+
+    def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        def play(critic: nn.Module, see: object, fake: Tensor) -> tuple[Tensor, Tensor]:
+            on_fake = critic(see(fake, generator), generator)
+
+            def on_real() -> Tensor:
+                with torch.no_grad():
+                    return critic(see(batch.frames, generator), generator)[:, 0]
+
+            return generator_loss(self.config.loss, on_fake[:, 0], on_real), on_fake
+
+        images, _ = play(self.image_critic, self._frames_seen, self._imagine(batch, generator, frames=1)[0])
+        clips, category = self._imagine(batch, generator, batch.frames.shape[1])
+        videos, on_fake = play(self.video_critic, self._clips_seen, clips)
+        scalars = {"generator_image": images, "generator_video": videos}
+        total = images + videos
+        if self.generator.categories:
+            scalars["information"] = _category_loss(on_fake, category)
+            total = total + self.config.information * scalars["information"]
+        return total, scalars
+
+    def _penalty(self, critic: object, real: Tensor, fake: Tensor) -> Tensor | float:
+        if not self.config.penalty:
+            return 0.0
+        some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost
+        return self.config.penalty * (gradient_penalty(critic, real[some]) + gradient_penalty(critic, fake[some]))
+
+    def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
+        """Yield the frames in chunks; a category that is not given is drawn as motion."""
+        self.refuse_unusable(given)
+        device = next(self.generator.parameters()).device
+        categories = self.generator.categories
+        if given.label is None:
+            category = noise.integers("motion", max(1, categories), device=device)
+        elif not categories or not (0 <= int(given.label.min()) and int(given.label.max()) < categories):
+            raise ValueError(f"this model knows {categories} labels" + (f", 0 to {categories - 1}" if categories else ""))
+        else:
+            category = given.label.to(device)
+        content = noise.normal("content", self.generator.content, device=device)
+        state = noise.normal("motion", self.generator.motion, device=device)
+        for first in range(0, frames, CHUNK):
+            steps = min(CHUNK, frames - first)
+            motion, state = self.generator.walk(noise.normal("motion", steps, self.generator.motion, device=device), state)
+            yield self.generator(content, category, motion)
+
+
+def _windows(x: Float[Tensor, "B T *D"], length: int, generator: torch.Generator) -> Float[Tensor, "B length *D"]:
+    """`length` consecutive steps of each sequence, from a random place."""
+    start = torch.randint(x.shape[1] - length + 1, (len(x), 1), generator=generator, device=x.device)
+    return x[torch.arange(len(x), device=x.device)[:, None], start + torch.arange(length, device=x.device)]
+
+
+def _category_loss(logits: Float[Tensor, "B K t h w"], category: Int64[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the categories, from all but the first channel of D_V's logits (equation 5's L_I)."""
+    return F.cross_entropy(logits[:, 1:].float().mean((2, 3, 4)), category)

@@ -1,0 +1,81 @@
+"""The contract that every family keeps: how it is trained (`turns`) and how it makes clips (`generate`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kinema.types import Batch, Conditions, Noise
+
+__all__ = ["Facts", "Family", "FamilyConfig", "Turn"]
+
+
+def _nothing() -> None:
+    """What most turns do after their step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One player's move: whose weights change, the loss they follow, what happens after the step.
+
+    `loss(batch, generator)` gives the scalar to descend and named scalars to show; all its randomness comes
+    from `generator`, which lives on the batch's device.
+    """
+
+    name: str
+    player: nn.Module
+    loss: Callable[[Batch, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+    after: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a source of clips says of itself; a family's configuration is completed from it."""
+
+    frames: int  # T of a training clip
+    height: int
+    width: int
+    fps: float | None = None  # frames a second of a training clip; None: unknown or mixed
+    classes: tuple[str, ...] = ()  # the names of the labels, in the order of their numbers
+
+
+class FamilyConfig(ABC):
+    """The base of the frozen dataclass beside each family; its fields are the family's settings."""
+
+    @abstractmethod
+    def fitted(self, facts: Facts) -> FamilyConfig:
+        """The same configuration with what it leaves open (sizes, classes) taken from the clips.
+
+        Raises ValueError, with the mend, where the family cannot be trained on such clips.
+        """
+
+    @abstractmethod
+    def build(self) -> Family:
+        """The untrained family; raises ValueError where the settings do not fit together."""
+
+
+class Family(nn.Module, ABC):
+    """A video generation model with all the players that train it."""
+
+    accepts: ClassVar[frozenset[str]]  # the fields of Conditions that it can use
+    streams: ClassVar[frozenset[str]]  # the streams of Noise that it draws from
+    generator: nn.Module  # all that sampling needs: what the moving average follows and what export holds
+
+    @abstractmethod
+    def turns(self) -> Sequence[Turn]:
+        """The moves of one training step, in order; players are direct children of the family."""
+
+    @abstractmethod
+    def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Tensor]:
+        """Yield chunks [B, t, 3, H, W] in [-1, 1] as they are ready, `frames` frames in all, for B = len(noise) clips."""
+
+    def refuse_unusable(self, given: Conditions) -> None:
+        """Raise ValueError if `given` holds a condition that this family cannot use."""
+        if foreign := sorted(given.present - self.accepts):
+            usable = ", ".join(sorted(self.accepts)) or "no condition"
+            raise ValueError(f"{type(self).__name__} cannot use {', '.join(foreign)}; it accepts {usable}")

@@ -1,0 +1,1 @@
+"""Measures of generated video: one metric, one file."""

@@ -1,0 +1,26 @@
+"""Bootstrap intervals: how far a mean over clips may be from what more clips would give."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["mean_interval"]
+
+RESAMPLES = 2000
+
+
+def mean_interval(values: Float[Tensor, " N"], level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of N values and the ends of its percentile bootstrap interval (Efron 1979).
+
+    Raises ValueError for fewer than 2 values.
+    """
+    if len(values) < 2:
+        raise ValueError("an interval needs at least 2 values")
+    samples = values.double().cpu().numpy()
+    picks = np.random.default_rng(seed).integers(len(samples), size=(RESAMPLES, len(samples)))
+    means = torch.from_numpy(samples[picks].mean(1))
+    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return float(samples.mean()), low, high

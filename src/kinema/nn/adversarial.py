@@ -1,0 +1,51 @@
+"""Adversarial losses and gradient penalties: once, for every family that has a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["AdversarialLoss", "critic_loss", "generator_loss", "gradient_penalty"]
+
+AdversarialLoss = Literal["vanilla", "relativistic"]
+
+
+def critic_loss(kind: AdversarialLoss, real: Float[Tensor, "B *N"], fake: Float[Tensor, "B *N"]) -> Float[Tensor, ""]:
+    """What a critic descends, from its logits on real and generated samples.
+
+    "vanilla" is the cross-entropy of Goodfellow et al. 2014 (arXiv 1406.2661, eq. 1); "relativistic" pairs each real
+    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, eq. 4, as in R3GAN, arXiv 2501.05441, eq. 2).
+    """
+    real, fake = real.float(), fake.float()
+    if kind == "vanilla":
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+    return F.softplus(fake - real).mean()
+
+
+def generator_loss(
+    kind: AdversarialLoss, fake: Float[Tensor, "B *N"], real: Callable[[], Float[Tensor, "B *N"]]
+) -> Float[Tensor, ""]:
+    """What a generator descends, from the critic's logits; `real` is asked for only by the losses that compare.
+
+    "vanilla" is the non-saturating form (arXiv 1406.2661, section 3).
+    """
+    fake = fake.float()
+    if kind == "vanilla":
+        return F.softplus(-fake).mean()
+    return F.softplus(real().float() - fake).mean()
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], samples: Float[Tensor, "B *N"]) -> Float[Tensor, ""]:
+    """Half the mean squared norm of a critic's gradient at `samples` (Mescheder et al. 2018, arXiv 1801.04406, eq. 9).
+
+    On real samples it is R1, on generated ones R2. Many logits a sample are averaged first.
+    """
+    samples = samples.detach().requires_grad_()
+    logits = critic(samples).float().flatten(1).mean(1).sum()
+    (gradient,) = torch.autograd.grad(logits, samples, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean() / 2

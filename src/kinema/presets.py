@@ -1,0 +1,52 @@
+"""Complete configurations, by family and name; every field can still be overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kinema.data.clips import DataConfig
+from kinema.families.mocogan import MoCoGANConfig
+from kinema.train import Experiment, TrainConfig
+
+__all__ = ["PRESETS", "preset"]
+
+
+def mocogan_paper() -> Experiment:
+    """The authors' network and recipe at 64x64, 16 frames: 32 clips a step, noise in the critics, no average."""
+    return Experiment(MoCoGANConfig(), DataConfig(), TrainConfig(batch=32, average=0.0))
+
+
+def mocogan_cpu() -> Experiment:
+    """For a laptop and tens to thousands of clips: half the channels, relativistic with R1 and R2, augmentation."""
+    family = MoCoGANConfig(
+        ngf=32, ndf=32, norm="none", noise=0.0, loss="relativistic", penalty=1.0, augment=True
+    )
+    return Experiment(family, DataConfig(), TrainConfig(batch=16, average=0.998))
+
+
+def mocogan_demo() -> Experiment:
+    """What a laptop learns in two minutes: a quarter of the channels."""
+    family = MoCoGANConfig(ngf=16, ndf=16, norm="none", noise=0.0, loss="relativistic", penalty=1.0)
+    return Experiment(family, DataConfig(), TrainConfig(batch=16, lr=5e-4, average=0.99))
+
+
+def mocogan_gpu() -> Experiment:
+    """The recipe of "cpu" on one GPU: twice the channels, four times the clips a step."""
+    family = MoCoGANConfig(
+        ngf=64, ndf=64, norm="none", noise=0.0, loss="relativistic", penalty=1.0, augment=True
+    )
+    return Experiment(family, DataConfig(), TrainConfig(batch=64, average=0.999))
+
+
+PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
+    "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
+}
+
+
+def preset(family: str, name: str) -> Experiment:
+    """The configuration called `name` of a family; raises ValueError, with the names there are."""
+    if family not in PRESETS:
+        raise ValueError(f"there is no family {family!r}; there are {', '.join(PRESETS)}")
+    if name not in PRESETS[family]:
+        raise ValueError(f"{family} has no preset {name!r}; it has {', '.join(PRESETS[family])}")
+    return PRESETS[family][name]()

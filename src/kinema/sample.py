@@ -1,0 +1,106 @@
+"""The one sampler entry: conditions and seeds to frame chunks, for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from kinema import checkpoint
+from kinema.data.write import to_uint8
+from kinema.family import Facts, Family
+from kinema.run import Run, channels_last, start
+from kinema.train import Experiment
+from kinema.types import Conditions, Noise
+
+__all__ = ["Model", "load", "stream"]
+
+
+def stream(
+    family: Family, run: Run, noise: Noise, frames: int, given: Conditions = Conditions()
+) -> Iterator[Float[Tensor, "B t 3 H W"]]:
+    """Yield float32 chunks in [-1, 1] of len(noise) clips, `frames` frames in all, as they are ready.
+
+    Raises ValueError if the family cannot use a condition or a stream of noise, or if `frames` is less than 1.
+    """
+    if frames < 1:
+        raise ValueError(f"frames must be at least 1, not {frames}")
+    family.refuse_unusable(given)
+    if foreign := sorted(set(noise.streams) - family.streams):
+        raise ValueError(
+            f"{type(family).__name__} draws no noise called {', '.join(foreign)}; it draws {', '.join(sorted(family.streams))}"
+        )
+    chunks = family.eval().generate(given.to(run.device), frames, noise)
+    while True:
+        with torch.inference_mode(), run.autocast():  # anew for each chunk: neither may leak over the yield
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk.float()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained family, ready to make clips."""
+
+    family: Family
+    experiment: Experiment
+    facts: Facts
+    run: Run
+
+    def clips(
+        self,
+        noise: Noise,
+        frames: int | None = None,
+        labels: Sequence[str | int] | None = None,
+        batch: int = 16,
+    ) -> UInt8[np.ndarray, "N T H W 3"]:
+        """One clip a seed, `frames` frames each (as many as in training if None), `batch` at a time.
+
+        `labels` are names or numbers of classes, one a clip or fewer to be taken in turn. Raises ValueError where the
+        model cannot do it.
+        """
+        frames = self.facts.frames if frames is None else frames
+        label = None
+        if labels is not None:
+            numbers = [self._label(name) for name in labels]
+            label = torch.tensor([numbers[i % len(numbers)] for i in range(len(noise))])
+        parts = []
+        for first in range(0, len(noise), batch):
+            some = slice(first, first + batch)
+            given = Conditions(label=label)[some]
+            chunks = stream(self.family, self.run, noise[some], frames, given)
+            parts.append(np.concatenate([to_uint8(chunk) for chunk in chunks], 1))
+        return np.concatenate(parts)
+
+    def _label(self, name: str | int) -> int:
+        classes = self.facts.classes
+        if str(name) in classes:
+            return classes.index(str(name))
+        if str(name).isdecimal() and (int(name) < len(classes) or not classes):
+            return int(name)
+        known = f"its labels are {', '.join(classes)}" if classes else "it was trained without labels"
+        raise ValueError(f"the model has no label {name!r}: {known}")
+
+
+def load(path: str | Path, run: Run | None = None) -> Model:
+    """The model in a run's folder, a checkpoint or a generator.safetensors file.
+
+    Raises ValueError naming the file that is missing, damaged or foreign.
+    """
+    run = run or start()
+    values, weights = checkpoint.load_generator(path)
+    experiment, facts = Experiment.from_dict(values, str(path))
+    family = experiment.family.build()
+    try:
+        family.generator.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights are not those of its configuration ({str(error).splitlines()[1].strip()})") from error
+    family.to(run.device)
+    channels_last(family)
+    return Model(family, experiment, facts, run)

@@ -1,0 +1,288 @@
+"""The one training loop: it plays a family's turns and knows no family."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kinema import checkpoint
+from kinema.config import from_dict, to_dict
+from kinema.data.clips import DataConfig, Source
+from kinema.families import FAMILIES, config_class
+from kinema.family import Facts, Family, FamilyConfig
+from kinema.run import Precision, Run, channels_last
+
+__all__ = ["Experiment", "Progress", "TrainConfig", "Trainer", "train"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How any family is trained."""
+
+    steps: int | None = None
+    """Stop after so many steps in all."""
+    minutes: float | None = None
+    """Stop after so many minutes of training in all, pauses between resumed pieces not counted."""
+    batch: int = 32
+    """Clips in a step, on each machine that takes part."""
+    lr: float = 2e-4
+    """Learning rate of AdamW."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Decay of AdamW's two moments."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip_norm: float | None = None
+    """Largest norm of a player's gradient."""
+    average: float = 0.999
+    """Decay of the moving average of the generator that is sampled from (0: its last weights)."""
+    precision: Precision = "auto"
+    """Of matrix work: bfloat16 where the machine is fast at it, or as told."""
+    seed: int = 0
+    """Of the first weights, the data order and all noise."""
+    save_minutes: float = 3.0
+    """Minutes between checkpoints: the most that a kill can lose."""
+    look_minutes: float = 3.0
+    """Minutes between the sample grids in TensorBoard."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes must be more than 0, not {self.minutes}")
+        if self.batch < 1 or self.lr <= 0 or not 0 <= self.average < 1:
+            raise ValueError("batch must be at least 1, lr more than 0 and average in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that decides what a run becomes."""
+
+    family: FamilyConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_dict(self, facts: Facts) -> dict[str, Any]:
+        """Plain values for a checkpoint's config.json, with the facts of the clips it was trained on."""
+        name = next(n for n in FAMILIES if config_class(n) is type(self.family))
+        return {
+            "family": {"name": name, **to_dict(self.family)},
+            "data": to_dict(self.data),
+            "train": to_dict(self.train),
+            "facts": asdict(facts),
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any], where: str) -> tuple[Experiment, Facts]:
+        """The experiment and the facts in a checkpoint's values; raises ValueError that starts with `where`."""
+        if set(values) != {"family", "data", "train", "facts"} or "name" not in values["family"]:
+            raise ValueError(f"{where}: not a kinema configuration (family with a name, data, train and facts)")
+        family = dict(values["family"])
+        cls = config_class(family.pop("name"))
+        experiment = Experiment(
+            from_dict(cls, family, f"{where}: family"),
+            from_dict(DataConfig, values["data"], f"{where}: data"),
+            from_dict(TrainConfig, values["train"], f"{where}: train"),
+        )
+        return experiment, from_dict(Facts, values["facts"], f"{where}: facts")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a watcher of a run is told after every step; it must not touch the weights."""
+
+    trainer: Trainer
+    step: int  # steps done, over all pieces of the run
+    seconds: float  # trained, over all pieces of the run
+    losses: Callable[[], dict[str, float]]  # means since last asked; asking waits for the device
+
+
+class Trainer:
+    """A family, its optimizers and its moving average, one step at a time.
+
+    Step k is a function of the weights before it and (seed, k), so a resumed run equals an unbroken one.
+    """
+
+    def __init__(self, experiment: Experiment, source: Source, run: Run) -> None:
+        self.facts, self.source, self.run = source.facts, source, run
+        self.experiment = Experiment(experiment.family.fitted(source.facts), experiment.data, experiment.train)
+        self.config = experiment.train
+        torch.manual_seed(self.config.seed)  # not by rank: all start from the same weights
+        self.family: Family = self.experiment.family.build().to(run.device)
+        channels_last(self.family)
+        self.turns = self.family.turns()
+        names = {id(child): name for name, child in self.family.named_children()}
+        players = {names[id(turn.player)]: turn.player for turn in self.turns}
+        self.optimizers = {name: self._optimizer(player) for name, player in players.items()}
+        self._optimizer_of = {id(player): self.optimizers[name] for name, player in players.items()}
+        self.average = copy.deepcopy(self.family.generator).requires_grad_(False).eval()
+        self.step = 0
+        self.seconds = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def _optimizer(self, player: nn.Module) -> torch.optim.Optimizer:
+        c = self.config
+        return torch.optim.AdamW(player.parameters(), c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
+
+    def advance(self) -> None:
+        """Play every turn once, on one batch, and let the moving average follow."""
+        c, run = self.config, self.run
+        batch = self.source.batch(self.step, c.batch, seed=c.seed, rank=run.rank, ranks=run.ranks).to(run.device)
+        self.family.train()
+        for turn in self.turns:
+            self.family.requires_grad_(False)
+            turn.player.requires_grad_(True)
+            with run.autocast():
+                loss, scalars = turn.loss(batch, run.generator(c.seed, self.step, turn.name))
+            loss.backward()
+            parameters = [p for p in turn.player.parameters() if p.grad is not None]
+            run.average(p.grad for p in parameters)
+            if c.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
+            optimizer = self._optimizer_of[id(turn.player)]
+            optimizer.step()
+            optimizer.zero_grad()
+            turn.after()
+            for name, value in scalars.items():
+                self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+        self._follow()
+        self.step += 1
+        self._count += 1
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))  # short at first, when weights move fast
+        if self.config.average == 0:
+            decay = 0.0
+        mine, theirs = _tensors(self.average), _tensors(self.family.generator)
+        floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
+
+    def losses(self) -> dict[str, float]:
+        """Mean of each scalar since last asked; raises ValueError if one is no longer a number."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        if broken := [name for name, value in means.items() if value != value or abs(value) == float("inf")]:
+            raise ValueError(
+                f"training broke before step {self.step}: {', '.join(broken)} is not finite; the last checkpoint is from "
+                "before it: resume with a smaller --train.lr or --train.precision float32"
+            )
+        return means
+
+    @contextmanager
+    def averaged(self) -> Iterator[Family]:
+        """The family as it is sampled from: its moving average in the generator's place."""
+        mine = self.family.generator
+        try:
+            self.family.generator = self.average
+            yield self.family.eval()
+        finally:
+            self.family.generator = mine
+
+    def state(self) -> checkpoint.Checkpoint:
+        """All that the next step depends on."""
+        return checkpoint.Checkpoint(
+            config=self.experiment.to_dict(self.facts),
+            generator=self.average.state_dict(),
+            training=self.family.state_dict(),
+            optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            step=self.step,
+            seconds=self.seconds,
+        )
+
+    def restore(self, state: checkpoint.Checkpoint) -> None:
+        """Go on from `state`."""
+        self.family.load_state_dict(state.training)
+        self.average.load_state_dict(state.generator)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state.optimizers[name])
+        self.step, self.seconds = state.step, state.seconds
+
+
+def train(
+    experiment: Experiment,
+    source: Source,
+    out: str | Path,
+    run: Run,
+    *,
+    resume: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """Train until the budget is spent or SIGINT or SIGTERM comes; return the last checkpoint.
+
+    Writes `out/step-N` every `save_minutes` and at the end. Raises ValueError if there is no budget, if `out` holds a
+    run and `resume` is not asked for, or if a checkpoint is damaged or cannot be written.
+    """
+    out, config = Path(out), experiment.train
+    if config.steps is None and config.minutes is None:
+        raise ValueError("no budget: give --steps or --minutes")
+    trainer = Trainer(experiment, source, run)
+    if resume:
+        trainer.restore(checkpoint.load(out))
+    elif out.is_dir() and any(out.glob("step-*")):
+        raise ValueError(f"{out} already holds a run: go on with --resume, or choose another --out")
+    saved = trainer.step if resume else -1
+    last_save = begun = time.monotonic()
+    before = trainer.seconds
+
+    def save() -> None:
+        nonlocal saved, last_save
+        trainer.losses()  # raises before a broken state is kept
+        if run.rank == 0 and saved != trainer.step:
+            checkpoint.save_step(out, trainer.state())
+        saved, last_save = trainer.step, time.monotonic()
+
+    with _stop_signals() as stop:
+        while not run.any(
+            stop.asked
+            or (config.steps is not None and trainer.step >= config.steps)
+            or (config.minutes is not None and trainer.seconds >= 60 * config.minutes)
+        ):
+            trainer.advance()
+            trainer.seconds = before + time.monotonic() - begun
+            if run.rank == 0:
+                watch(Progress(trainer, trainer.step, trainer.seconds, trainer.losses))
+            if run.any(time.monotonic() - last_save >= 60 * config.save_minutes):
+                save()
+        save()
+    return checkpoint.find(out)
+
+
+@dataclass
+class _Stop:
+    asked: bool = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop after this step; a second one acts as usual."""
+    stop = _Stop()
+    before: dict[int, Any] = {}
+
+    def ask(number: int, _: object) -> None:
+        stop.asked = True
+        signal.signal(number, before[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: the caller's to handle
+        pass
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

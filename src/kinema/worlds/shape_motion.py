@@ -1,0 +1,161 @@
+"""Shape Motion: one coloured circle or square travels over black, up or to the left.
+
+The toy world of MoCoGAN (Tulyakov et al., CVPR 2018, arXiv 1707.04993, section 4), drawn afresh for every
+batch, so that it never repeats. The paper says circles and squares of varying size and colour along Bezier
+curves; the rest was measured on the authors' released clips, whose paths a quartic fits to within the rounding
+of positions to whole pixels:
+
+- 32 frames of 64x64 pixels, the curve's parameter growing evenly: fast at the ends, slow between them;
+- sides and diameters of 8, 10, 12 or 14 pixels, colours uniform over the RGB cube;
+- a quartic Bezier curve from one edge of the frame to the other that ends in the lane where it began, its three
+  inner control points uniform over all the places where the shape is within the frame.
+
+Unlike theirs, shapes here move by fractions of a pixel and have antialiased edges. Frames of another size show
+the same scene at that size.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
+
+from kinema.family import Facts
+from kinema.types import Batch, Conditions
+
+if TYPE_CHECKING:
+    from kinema.data.folder import Skipped
+
+__all__ = ["Scene", "ShapeMotion", "colour_name", "render", "scene"]
+
+CLASSES = ("up", "left")
+ROUTES = ("from bottom to top", "from right to left")  # what the captions say of each class
+PATH = 32  # frames from edge to edge
+SIZES = (8, 10, 12, 14)  # pixels where the frame's shorter side is 64
+DEGREE = 4  # of the Bezier curve
+
+HUES = {  # degrees below which each name holds; from the last on it is red again
+    15: "red",
+    42: "orange",
+    68: "yellow",
+    165: "green",
+    195: "cyan",
+    250: "blue",
+    285: "purple",
+    325: "magenta",
+    345: "pink",
+}
+GRAYS = {0.35: "dark gray", 0.65: "gray", 0.85: "light gray"}  # values below which each holds; then white
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The truth behind a batch of clips: what each shows and where its shape is in every frame."""
+
+    label: Int64[np.ndarray, " B"]  # 0 up, 1 left
+    is_square: Bool[np.ndarray, " B"]  # otherwise a circle
+    size: Float32[np.ndarray, " B"]  # side or diameter, pixels
+    colour: UInt8[np.ndarray, "B 3"]  # RGB
+    centres: Float32[np.ndarray, "B T 2"]  # x, y in pixels from the frame's top left corner
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """A sentence for each clip, such as "a blue circle moves from bottom to top"."""
+        nouns = [
+            f"{colour_name(c)} {'square' if s else 'circle'}" for c, s in zip(self.colour, self.is_square, strict=True)
+        ]
+        return tuple(
+            f"{'an' if n[0] == 'o' else 'a'} {n} moves {ROUTES[k]}" for n, k in zip(nouns, self.label, strict=True)
+        )
+
+
+class ShapeMotion:
+    """Endless clips of Shape Motion with their labels and captions, at 25 frames a second.
+
+    A clip of up to 32 frames is a random window of a 32-frame path; a longer one stretches the path over all
+    its frames. Raises ValueError for frames too small to show the shapes.
+    """
+
+    skipped: tuple[Skipped, ...] = ()  # never anything: clips are drawn, not read
+
+    def __init__(self, frames: int = 16, height: int = 64, width: int = 64) -> None:
+        if frames < 1 or min(height, width) < 16:
+            raise ValueError(f"shape-motion needs 1 frame of 16x16 or more, not {frames} of {height}x{width}")
+        self.facts = Facts(frames, height, width, fps=25.0, classes=CLASSES)
+
+    def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
+        height, width = self.facts.height, self.facts.width
+        truth = scene(np.random.default_rng((seed, step, rank)), size, self.facts.frames, height, width)
+        pixels = torch.from_numpy(render(truth, height, width)).permute(0, 1, 4, 2, 3)
+        frames = pixels.to(torch.float32).div_(127.5).sub_(1)
+        return Batch(frames, Conditions(text=truth.captions, label=torch.from_numpy(truth.label)))
+
+
+def scene(rng: np.random.Generator, clips: int, frames: int, height: int, width: int) -> Scene:
+    """Draw what `clips` clips of `frames` frames show; places and sizes are in pixels of `height` x `width` frames."""
+    unit = min(height, width) / 64
+    label = rng.integers(len(CLASSES), size=clips)
+    size = rng.choice(SIZES, clips) * unit
+    inset = (size / 2 + unit)[:, None]  # how near a centre comes to the frame's edges
+    extent = np.array([[width, height]]) - inset  # [B, 2]
+
+    points = rng.uniform(inset[:, None], extent[:, None], (clips, DEGREE + 1, 2))  # [B, 5, 2] control points
+    points[:, -1] = points[:, 0]
+    each, along = np.arange(clips), 1 - label  # the axis that is crossed: y up, x to the left
+    points[each, 0, along] = extent[each, along]
+    points[each, -1, along] = inset[:, 0]
+
+    start = rng.integers(max(PATH - frames, 0), size=clips, endpoint=True)
+    t = (start[:, None, None] + np.arange(frames)[:, None]) / (max(PATH, frames) - 1)  # [B, T, 1]
+    k = np.arange(DEGREE + 1)
+    bernstein = [comb(DEGREE, i) for i in k] * t**k * (1 - t) ** (DEGREE - k)  # [B, T, 5]
+    return Scene(
+        label=label,
+        is_square=rng.random(clips) < 0.5,
+        size=size.astype(np.float32),
+        colour=rng.integers(256, size=(clips, 3), dtype=np.uint8),
+        centres=(bernstein @ points).astype(np.float32),
+    )
+
+
+def render(scene: Scene, height: int, width: int) -> UInt8[np.ndarray, "B T H W 3"]:
+    """Draw a scene, whose shapes must be within the `height` x `width` frames, with antialiased edges."""
+    clips, frames, _ = scene.centres.shape
+    # Planar, as models want it, so that `ShapeMotion.batch` need not copy; and only a shape's surroundings are painted.
+    canvas = np.zeros((clips, frames, 3, height, width), np.uint8)
+    side = min(int(np.ceil(scene.size.max(initial=0))) + 2, height, width)
+    corner = np.rint(scene.centres - side / 2).astype(np.int64).clip(0, (width - side, height - side))  # [B, T, 2]
+
+    pixels = corner[..., None] + np.arange(side, dtype=np.float32) + np.float32(0.5)  # [B, T, 2, side] their centres
+    dx, dy = np.moveaxis(np.abs(pixels - scene.centres[..., None]).astype(np.float32), 2, 0)
+    dx, dy = dx[:, :, None, :], dy[:, :, :, None]
+    square = scene.is_square
+    distance = np.empty((clips, frames, side, side), np.float32)  # from the shape's centre, in its own norm
+    distance[square] = np.maximum(dx[square], dy[square])
+    distance[~square] = np.hypot(dx[~square], dy[~square])
+    coverage = (scene.size[:, None, None, None] / 2 + np.float32(0.5) - distance).clip(0, 1)
+
+    windows = sliding_window_view(canvas, (side, side), axis=(-2, -1), writeable=True)
+    clip, frame = np.ogrid[:clips, :frames]
+    paint = coverage[:, :, None] * scene.colour.astype(np.float32)[:, None, :, None, None] + np.float32(0.5)
+    windows[clip, frame, :, corner[..., 1], corner[..., 0]] = paint.astype(np.uint8)  # [B, T, 3, side, side]
+    return np.moveaxis(canvas, 2, -1)
+
+
+def colour_name(rgb: Sequence[int] | UInt8[np.ndarray, " 3"]) -> str:
+    """The everyday name of an RGB colour in 0..255, by its hue, saturation and value: "dark green", "light gray"."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(int(c) / 255 for c in rgb))
+    if value < 0.15:
+        return "nearly black"
+    if saturation < 0.18:
+        return next((name for limit, name in GRAYS.items() if value < limit), "white")
+    name = next((name for limit, name in HUES.items() if hue * 360 < limit), "red")
+    return name if value >= 0.45 else f"dark {name}"

@@ -1,0 +1,69 @@
+"""Small clips made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real files beside the checkout; the test is skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder shared/data is not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> MakeClip:
+    """Write a clip below the test's folder; without `images`, frame k is grey of level 10 k.
+
+    `stamps` are the frames' times in ticks of 1 / `rate` seconds; `tone` adds so many seconds of a sine, amplitude 0.5.
+    """
+
+    def make(
+        name: str,
+        frames: int = 10,
+        *,
+        size: tuple[int, int] = (48, 32),  # width, height
+        images: np.ndarray | None = None,
+        codec: str = "libx264",
+        pixels: str = "yuv420p",
+        rate: int | Fraction = 25,
+        stamps: Sequence[int] | None = None,
+        tone: float = 0.0,
+        options: dict[str, str] | None = None,
+        container_options: dict[str, str] | None = None,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if images is None:
+            levels = (10 * np.arange(frames)).astype(np.uint8)
+            images = np.broadcast_to(levels[:, None, None, None], (frames, size[1], size[0], 3))
+        layout = {3: "rgb24", 4: "rgba"}[images.shape[-1]]
+        with av.open(str(path), "w", options=container_options or {}) as container:
+            stream = container.add_stream(codec, rate=rate, options=options or {})
+            stream.width, stream.height, stream.pix_fmt = images.shape[2], images.shape[1], pixels
+            sound = container.add_stream("aac", rate=44100, layout="stereo") if tone else None
+            for k, image in enumerate(images):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
+                frame.pts, frame.time_base = (stamps[k] if stamps else k), 1 / Fraction(rate)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+            if sound:
+                wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(tone * 44100)) / 44100).astype(np.float32)
+                frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
+                frame.sample_rate = 44100
+                container.mux(sound.encode(frame))
+                container.mux(sound.encode(None))
+        return path
+
+    return make

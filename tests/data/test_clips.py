@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kinema.data import clips
+from kinema.data.clips import DataConfig, FolderSource, open_source
+from kinema.data.folder import Skipped
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Configurations over the test's own folder of clips, with the cache outside of it."""
+
+    def make(**changes):
+        settings = {
+            "source": str(tmp_path / "set"),
+            "frames": 4,
+            "height": 32,
+            "width": 32,
+            "cache": str(tmp_path / "cache"),
+        }
+        return DataConfig(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def five(make_clip, config):
+    """Five clips of 10 frames; frame k of each is grey of level 10 k, and its first column is the clip's own level."""
+    for n in range(5):
+        images = np.empty((10, 32, 32, 3), np.uint8)
+        images[:] = (10 * np.arange(10))[:, None, None, None]
+        images[:, :, :4] = 50 * n
+        make_clip(f"set/{n}.mkv", images=images, codec="ffv1", pixels="bgr0")
+    return config
+
+
+def which(batch) -> list[int]:
+    """The numbers of the clips in a batch of `five`."""
+    return [round(float(frames[0, 0, 0, 0] + 1) * 127.5 / 50) for frames in batch.frames]
+
+
+def test_batch(five):
+    source = FolderSource(five())
+    assert (source.facts.frames, source.facts.height, source.facts.width) == (4, 32, 32)
+    assert source.facts.fps == 25 and source.facts.classes == () and source.skipped == ()
+    batch = source.batch(3, 6, seed=1)
+    assert batch.frames.shape == (6, 4, 3, 32, 32) and batch.frames.dtype == torch.float32
+    assert batch.frames.is_contiguous() and batch.given.present == frozenset()
+    levels = ((batch.frames[:, :, 0, 16, 16] + 1) * 127.5).round()
+    assert torch.equal(levels.diff(dim=1), torch.full((6, 3), 10.0))  # frames follow each other
+
+
+def test_range_reaches_both_ends(make_clip, config):
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    images[:, :16] = 255
+    make_clip("set/a.mkv", images=images, codec="ffv1", pixels="bgr0")
+    frames = FolderSource(config()).batch(0, 1, seed=0).frames
+    assert torch.equal(frames.unique(), torch.tensor([-1.0, 1.0]))
+
+
+def test_every_start_is_drawn_and_none_beyond_the_end(five):
+    source = FolderSource(five(frames=8))
+    starts = ((source.batch(0, 200, seed=0).frames[:, 0, 0, 16, 16] + 1) * 127.5).round()
+    assert starts.unique().tolist() == [0, 10, 20]
+
+
+def test_an_epoch_has_every_clip_once_whatever_the_batch_size_and_the_ranks(five):
+    source = FolderSource(five())
+    alone = [n for step in range(5) for n in which(source.batch(step, 4, seed=7))]
+    assert [sorted(alone[k : k + 5]) for k in range(0, 20, 5)] == [[0, 1, 2, 3, 4]] * 4
+    assert len({tuple(alone[k : k + 5]) for k in range(0, 20, 5)}) > 1  # each epoch in its own order
+    shared = [
+        n for step in range(5) for rank in (0, 1) for n in which(source.batch(step, 2, seed=7, rank=rank, ranks=2))
+    ]
+    assert shared == alone
+    assert which(source.batch(0, 20, seed=7)) == alone
+
+
+def test_batches_are_a_function_of_seed_step_and_rank(five):
+    source, again = FolderSource(five(flip=True)), FolderSource(five(flip=True))
+    source.batch(0, 8, seed=0)  # what was asked before changes nothing
+    first = source.batch(5, 8, seed=3, rank=1, ranks=2).frames
+    assert torch.equal(first, again.batch(5, 8, seed=3, rank=1, ranks=2).frames)
+    for other in ({"step": 6}, {"seed": 4}, {"rank": 0}):
+        arguments = {"step": 5, "size": 8, "seed": 3, "rank": 1, "ranks": 2} | other
+        assert not torch.equal(first, again.batch(**arguments).frames)
+
+
+def test_flip_mirrors_about_half(five):
+    plain, mirrored = FolderSource(five()).batch(0, 100, seed=0), FolderSource(five(flip=True)).batch(0, 100, seed=0)
+    same = [torch.equal(a, b) for a, b in zip(plain.frames, mirrored.frames, strict=True)]
+    other = [torch.equal(a, b.flip(-1)) for a, b in zip(plain.frames, mirrored.frames, strict=True)]
+    assert all(a or b for a, b in zip(same, other, strict=True)) and 30 < sum(same) < 70
+
+
+def test_labels_and_captions(five, tmp_path):
+    rows = "".join(f"{n}.mkv,{10 - n % 2},clip {n}\n" for n in range(5))
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,label,caption\n" + rows)
+    source = FolderSource(five())
+    batch = source.batch(0, 7, seed=0)
+    numbers = which(batch)
+    assert source.facts.classes == ("9", "10")
+    assert batch.given.label is not None and batch.given.label.dtype == torch.int64
+    assert batch.given.label.tolist() == [1 - n % 2 for n in numbers]
+    assert batch.given.text == tuple(f"clip {n}" for n in numbers)
+
+
+def test_bad_files_are_listed_and_the_rest_is_used(five, make_clip, tmp_path):
+    make_clip("set/short.mp4", 3)
+    (tmp_path / "set" / "text.mp4").write_text("not a video")
+    source = FolderSource(five())
+    assert len(source.clips) == 5
+    assert source.skipped[0] == Skipped("short.mp4", "3 frames at 25 fps, 4 are needed")
+    assert source.skipped[1].name == "text.mp4" and source.skipped[1].reason.startswith("FFmpeg cannot read it")
+    with pytest.raises(
+        ValueError, match=r"none of its 7 clips can be used; the first is 0.mkv: 10 frames at 25 fps, 11"
+    ):
+        FolderSource(five(frames=11))
+
+
+def test_rate_of_the_source(five, make_clip):
+    assert FolderSource(five(fps=12.5)).facts.fps == 12.5
+    assert FolderSource(five(fps=50.0, frames=20)).batch(0, 2, seed=0).frames.shape[1] == 20
+    make_clip("set/other.mp4", rate=30)
+    assert FolderSource(five()).facts.fps is None
+
+
+def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
+    images = np.zeros((4, 40, 120, 3), np.uint8)
+    images[:, :, 40:80] = 255  # a white square in the middle of a wide picture
+    make_clip("set/wide.mkv", images=images, codec="ffv1", pixels="bgr0")
+    make_clip("set/tall.mkv", images=images.transpose(0, 2, 1, 3), codec="ffv1", pixels="bgr0")
+    frames = FolderSource(config(height=20, width=20)).batch(0, 2, seed=0).frames
+    assert frames.shape[-2:] == (20, 20)
+    assert frames.min() > 0.8  # Lanczos looks a little past the edge of the crop
+    make_clip("set/small.mkv", 4, size=(8, 8), codec="ffv1")
+    assert FolderSource(config(height=20, width=28)).batch(0, 3, seed=0).frames.shape[-2:] == (20, 28)
+
+
+def test_the_cache_is_used_once_made_and_mended_when_bad(five, tmp_path, monkeypatch):
+    calls = []
+    read = clips.read_frames
+    monkeypatch.setattr(clips, "read_frames", lambda path, **options: calls.append(path.name) or read(path, **options))
+    first = FolderSource(five()).batch(0, 5, seed=0).frames
+    assert sorted(calls) == [f"{n}.mkv" for n in range(5)]
+    cached = sorted((tmp_path / "cache" / "clips").glob("*.npy"))
+    assert len(cached) == 5 and np.load(cached[0]).shape == (10, 32, 32, 3)
+    assert not list(cached[0].parent.glob("*.part"))
+
+    calls.clear()
+    FolderSource(five())
+    assert calls == []
+    os.truncate(cached[0], cached[0].stat().st_size - 1)
+    cached[1].write_bytes(b"")
+    cached[2].with_suffix(".json").unlink()
+    assert torch.equal(FolderSource(five()).batch(0, 5, seed=0).frames, first)
+    assert len(calls) == 3
+
+    calls.clear()
+    os.utime(tmp_path / "set" / "0.mkv", ns=(1, 1))  # the file has changed
+    FolderSource(five())
+    assert calls == ["0.mkv"]
+
+
+def test_an_interrupted_decode_leaves_nothing(five, tmp_path, monkeypatch):
+    def interrupted(path, **options):
+        yield np.zeros((32, 32, 3), np.uint8)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clips, "read_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        FolderSource(five())
+    assert list((tmp_path / "cache" / "clips").iterdir()) == []
+
+
+def test_a_full_disk_names_the_cache_and_the_way_out(five, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(clips, "_write_header", full)
+    with pytest.raises(ValueError, match=r"cache.clips \(No space left on device\).*--data.cache FOLDER"):
+        FolderSource(five())
+
+
+def test_progress(five):
+    seen = []
+    FolderSource(five(), lambda done, total: seen.append((done, total)))
+    assert seen == [(n, 5) for n in range(1, 6)]
+
+
+def test_the_cache_follows_the_environment(five, tmp_path, monkeypatch):
+    monkeypatch.setenv("KINEMA_CACHE", str(tmp_path / "elsewhere"))
+    FolderSource(five(cache=None))
+    assert len(list((tmp_path / "elsewhere" / "clips").glob("*.npy"))) == 5
+
+
+def test_open_source(five, monkeypatch, tmp_path):
+    assert isinstance(open_source(five()), FolderSource)
+    world = open_source(DataConfig("shape-motion", frames=3, height=16, width=24))
+    assert world.batch(0, 2, seed=0).frames.shape == (2, 3, 3, 16, 24)
+    with pytest.raises(ValueError, match=r"nowhere: no such folder.*shape-motion"):
+        open_source(five(source="nowhere"))
+    with pytest.raises(ValueError, match="for folders of clips"):
+        open_source(DataConfig("shape-motion", flip=True))
+
+
+@pytest.mark.parametrize("bad", [{"frames": 0}, {"height": 0}, {"width": -1}, {"fps": 0.0}, {"fps": float("nan")}])
+def test_ranges(bad):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} is"):
+        DataConfig(**bad)
+
+
+def test_real_folder(shared_data: Path, tmp_path):
+    folder = shared_data / "licence_unknown" / "mocogan_actions" / "bend"
+    source = FolderSource(DataConfig(str(folder), frames=60, cache=str(tmp_path)))
+    assert len(source.clips) + len(source.skipped) == 9
+    assert source.facts.fps == 25
+    assert all("60 are needed" in skip.reason for skip in source.skipped)
+    assert source.batch(0, 4, seed=0).frames.shape == (4, 60, 3, 64, 64)
