@@ -1,11 +1,11 @@
 """Checkpoints: a run's folder holds `step-N/` folders, each complete or not there at all.
 
-    step-00001200/
-      generator.safetensors   the moving average that is sampled from, with config.json's text in its metadata
-      config.json             the experiment: family, data, train, and the facts of the clips
-      training.safetensors    every weight and buffer of the family, as training goes on from them
-      optimizers.pt           optimizer state, only ever loaded with `weights_only=True`
-      progress.json           step and seconds trained
+step-00001200/
+  generator.safetensors   the moving average that is sampled from, with config.json's text in its metadata
+  config.json             the experiment: family, data, train, and the facts of the clips
+  training.safetensors    every weight and buffer of the family, as training goes on from them
+  optimizers.pt           optimizer state, only ever loaded with `weights_only=True`
+  progress.json           step and seconds trained
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def save_step(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise ValueError(
-            f"{run}: step {checkpoint.step} could not be saved ({_reason(error)}); the checkpoints before it are whole: "
+            f"{run}: step {checkpoint.step} could not be saved ({_reason(error)}); those before it are whole: "
             "make room and go on with --resume"
         ) from error
     for old in _steps(run)[:-keep]:
@@ -86,12 +86,14 @@ def find(path: str | Path) -> Path:
         return path
     steps = _steps(path) if path.is_dir() else []
     if not steps:
-        raise ValueError(f"{path}: no checkpoint there (a run's folder holds step-N folders); train one with `kinema train`")
+        raise ValueError(
+            f"{path}: no checkpoint there (a run's folder holds step-N folders); train one with `kinema train`"
+        )
     return steps[-1]
 
 
 def load(path: str | Path) -> Checkpoint:
-    """The checkpoint in `path` (or the newest of a run); raises ValueError naming the file that is damaged or foreign."""
+    """The checkpoint in `path`, or the newest of a run; raises ValueError naming a damaged or foreign file."""
     folder = find(path)
     config, generator = load_generator(folder)
     training = _read_tensors(folder / TRAINING)[1]

@@ -27,7 +27,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status: 0 done, 2 for what the user can mend (one line on stderr), 130 stopped."""
+    """Run one command; return 0 when done, 2 for what the user can mend (one line on stderr), 130 when stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_help())

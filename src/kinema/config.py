@@ -20,7 +20,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Any, where: str) -> T:
-    """A `cls` (a dataclass) from plain values; raises a one-line ValueError that starts with `where` and names the key."""
+    """A `cls`, which is a dataclass, from plain values.
+
+    Raises a ValueError of one line that starts with `where` and names the key.
+    """
     try:
         # as JSON, because strict JSON still lets a list be a tuple and 1 be a float
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True, extra="forbid")

@@ -72,7 +72,7 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Tensor]:
-        """Yield chunks [B, t, 3, H, W] in [-1, 1] as they are ready, `frames` frames in all, for B = len(noise) clips."""
+        """Yield chunks [B, t, 3, H, W] in [-1, 1] as they are ready, `frames` in all; B is len(noise)."""
 
     def refuse_unusable(self, given: Conditions) -> None:
         """Raise ValueError if `given` holds a condition that this family cannot use."""

@@ -75,7 +75,9 @@ def start(device: str = "auto", precision: Precision = "auto") -> Run:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu") from None
+        raise ValueError(
+            f"device {device!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu"
+        ) from None
     if ranks > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
     if precision == "auto":

@@ -32,9 +32,8 @@ def stream(
         raise ValueError(f"frames must be at least 1, not {frames}")
     family.refuse_unusable(given)
     if foreign := sorted(set(noise.streams) - family.streams):
-        raise ValueError(
-            f"{type(family).__name__} draws no noise called {', '.join(foreign)}; it draws {', '.join(sorted(family.streams))}"
-        )
+        drawn = ", ".join(sorted(family.streams))
+        raise ValueError(f"{type(family).__name__} draws no noise called {', '.join(foreign)}; it draws {drawn}")
     chunks = family.eval().generate(given.to(run.device), frames, noise)
     while True:
         with torch.inference_mode(), run.autocast():  # anew for each chunk: neither may leak over the yield
@@ -100,7 +99,9 @@ def load(path: str | Path, run: Run | None = None) -> Model:
     try:
         family.generator.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path}: its weights are not those of its configuration ({str(error).splitlines()[1].strip()})") from error
+        raise ValueError(
+            f"{path}: its weights are not those of its configuration ({str(error).splitlines()[1].strip()})"
+        ) from error
     family.to(run.device)
     channels_last(family)
     return Model(family, experiment, facts, run)

@@ -145,7 +145,7 @@ class Trainer:
                 loss, scalars = turn.loss(batch, run.generator(c.seed, self.step, turn.name))
             loss.backward()
             parameters = [p for p in turn.player.parameters() if p.grad is not None]
-            run.average(p.grad for p in parameters)
+            run.average(p.grad for p in parameters if p.grad is not None)
             if c.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
             optimizer = self._optimizer_of[id(turn.player)]
@@ -165,7 +165,9 @@ class Trainer:
             decay = 0.0
         mine, theirs = _tensors(self.average), _tensors(self.family.generator)
         floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [a for a, _ in floating], [b for _, b in floating], 1 - decay
+        )
 
     def losses(self) -> dict[str, float]:
         """Mean of each scalar since last asked; raises ValueError if one is no longer a number."""
@@ -173,8 +175,8 @@ class Trainer:
         self._sums, self._count = {}, 0
         if broken := [name for name, value in means.items() if value != value or abs(value) == float("inf")]:
             raise ValueError(
-                f"training broke before step {self.step}: {', '.join(broken)} is not finite; the last checkpoint is from "
-                "before it: resume with a smaller --train.lr or --train.precision float32"
+                f"training broke before step {self.step}: {', '.join(broken)} is not finite; the last checkpoint is "
+                "from before it: resume with a smaller --train.lr or --train.precision float32"
             )
         return means
 

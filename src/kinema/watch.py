@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -90,8 +92,8 @@ def _memory(progress: Progress) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _sheet(progress: Progress):  # noqa: ANN202
-    """A contact sheet [H, W, 3] uint8 of the same few clips every time, under conditions that real clips have."""
+def _sheet(progress: Progress) -> UInt8[np.ndarray, "Hs Ws 3"]:
+    """A contact sheet of the same few clips every time, under conditions that real clips have."""
     trainer = progress.trainer
     real = trainer.source.batch(0, CLIPS, seed=trainer.config.seed).given
     given = Conditions(**{name: getattr(real, name) for name in real.present & trainer.family.accepts})

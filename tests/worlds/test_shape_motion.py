@@ -67,7 +67,7 @@ def test_rendered_shapes_have_the_place_the_area_and_the_colour_of_the_scene(hei
     )
 
 
-@pytest.mark.parametrize("frames", [32, 50])
+@pytest.mark.parametrize("frames", [16, 50])
 def test_a_path_goes_from_edge_to_edge_and_back_to_its_lane(frames: int) -> None:
     truth = scene(np.random.default_rng(0), 256, frames, 64, 64)
     first, last = truth.centres[:, 0], truth.centres[:, -1]
@@ -80,17 +80,6 @@ def test_a_path_goes_from_edge_to_edge_and_back_to_its_lane(frames: int) -> None
     assert set(truth.size) == {8, 10, 12, 14}
     assert (truth.centres >= near[:, None, None] - 1e-4).all()
     assert (truth.centres <= 64 - near[:, None, None] + 1e-4).all()
-
-
-def test_shorter_clips_are_windows_of_a_path_at_its_speed() -> None:
-    speed = {
-        frames: np.linalg.norm(np.diff(scene(np.random.default_rng(0), 4096, frames, 64, 64).centres, axis=1), axis=-1)
-        for frames in (16, 32)
-    }
-    # Of the 31 steps of a path, window 0..16 sees step i this often:
-    weights = np.convolve(np.ones(17), np.ones(15)) / (17 * 15)
-    assert speed[16].mean() == pytest.approx((speed[32].mean(0) * weights).sum(), rel=0.03)
-    assert speed[16][:, 0].std() > speed[32][:, 12].std()  # and the windows do not all begin at one place
 
 
 @pytest.mark.parametrize(

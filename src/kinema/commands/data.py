@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +34,7 @@ class Arguments:
     """A folder of clips, with class folders or metadata.csv where there are labels."""
     out: str = "sheet.png"
     """Where to write the sheet of clips exactly as training sees them first."""
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
 
 
 def main(words: Sequence[str]) -> None:

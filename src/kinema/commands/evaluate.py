@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +43,7 @@ class Arguments:
     """Of the first generated clip, or of the choice of real ones."""
     json: str | None = None
     """A file for the numbers and the protocol."""
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
     """Size and rate of real clips; --data.source and --data.frames are not used."""
     device: str = "auto"
     """auto, cpu, or a torch device such as cuda:0."""

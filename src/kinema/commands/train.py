@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
@@ -47,8 +47,8 @@ class Arguments(Generic[F]):
     """Go on with the run in --out, from its newest checkpoint and with its configuration."""
     device: str = "auto"
     """auto, cpu, or a torch device such as cuda:0."""
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     family: F = None  # type: ignore[assignment]  # always given
 
 

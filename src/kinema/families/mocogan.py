@@ -8,9 +8,10 @@ clips whose category it can tell (section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["MoCoGAN", "MoCoGANConfig"]
 
+See = Callable[[Tensor, torch.Generator], Tensor]  # from clips to what a critic sees of them
 CHUNK = 16  # frames that `generate` draws at a time: memory stays the same however long the clip
 
 
@@ -40,7 +42,7 @@ class MoCoGANConfig(FamilyConfig):
     width: int | None = None
     """Pixels, a multiple of 16; taken from the clips."""
     categories: int | None = None
-    """Values of the categorical code; taken from the labels (0 without any). Without labels they are found (InfoGAN)."""
+    """Values of the categorical code; taken from the labels. A number for clips without labels finds as many (InfoGAN)."""
     content: int = 50
     """Dimensions of the content code, one draw a clip."""
     motion: int = 10
@@ -48,7 +50,9 @@ class MoCoGANConfig(FamilyConfig):
     ngf: int = 64
     """Channels of the image generator before its output layer."""
     ndf: int = 64
-    """Channels of both critics after their input layer."""
+    """Channels of the clip critic after its input layer: most of a step's cost."""
+    ndf_image: int = 64
+    """Channels of the image critic after its input layer."""
     norm: Literal["batch", "none"] = "batch"
     """Normalisation in the critics; a gradient penalty wants "none"."""
     noise: float = 0.1
@@ -63,18 +67,20 @@ class MoCoGANConfig(FamilyConfig):
     """Weight of the categorical code's information loss."""
 
     def __post_init__(self) -> None:
-        if min(self.content, self.motion, self.ngf, self.ndf) < 1:
-            raise ValueError("mocogan: content, motion, ngf and ndf must be at least 1")
+        if min(self.content, self.motion, self.ngf, self.ndf, self.ndf_image) < 1:
+            raise ValueError("mocogan: content, motion, ngf, ndf and ndf_image must be at least 1")
         if min(self.noise, self.penalty, self.information) < 0:
             raise ValueError("mocogan: noise, penalty and information must not be negative")
 
     def fitted(self, facts: Facts) -> MoCoGANConfig:
         """The configuration for clips of these sizes and classes."""
-        classes = len(facts.classes)
-        if classes and self.categories not in (None, classes):
-            raise ValueError(f"mocogan: {self.categories} categories, but the clips have {classes} labels: leave it open")
-        categories = classes if self.categories is None else self.categories
-        return replace(self, frames=facts.frames, height=facts.height, width=facts.width, categories=categories)
+        found = {"frames": facts.frames, "height": facts.height, "width": facts.width}
+        if facts.classes or self.categories is None:
+            found["categories"] = len(facts.classes)
+        for name, value in found.items():
+            if getattr(self, name) not in (None, value):
+                raise ValueError(f"mocogan: {name} is {getattr(self, name)}, but the clips have {value}: leave it open")
+        return replace(self, **found)
 
     def build(self) -> MoCoGAN:
         """The untrained model."""
@@ -84,19 +90,21 @@ class MoCoGANConfig(FamilyConfig):
 class Generator(nn.Module):
     """Content, category and motion codes to frames (section 3.1; Table 2 of the supplement)."""
 
-    def __init__(self, config: MoCoGANConfig) -> None:
+    def __init__(self, config: MoCoGANConfig, categories: int, height: int, width: int) -> None:
         super().__init__()
-        height, width = config.height or 0, config.width or 0
-        self.categories = config.categories or 0
+        self.categories = categories
         self.content, self.motion = config.content, config.motion
         self.path = nn.GRU(config.motion, config.motion, batch_first=True)
+        inputs = config.content + categories + config.motion
         widths = [config.ngf * m for m in (8, 4, 2, 1)]
+        convolutions = [
+            nn.ConvTranspose2d(inputs, widths[0], (height // 16, width // 16), bias=False),
+            *(nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False) for i, o in pairwise([*widths, 3])),
+        ]
         layers: list[nn.Module] = []
-        inputs, kernel = config.content + self.categories + config.motion, dict(kernel_size=(height // 16, width // 16))
-        for outputs in widths:
-            layers += [nn.ConvTranspose2d(inputs, outputs, **kernel, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
-            inputs, kernel = outputs, dict(kernel_size=4, stride=2, padding=1)
-        self.draw = nn.Sequential(*layers, nn.ConvTranspose2d(inputs, 3, **kernel, bias=False), nn.Tanh())
+        for convolution, channels in zip(convolutions, widths, strict=False):
+            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        self.draw = nn.Sequential(*layers, convolutions[-1], nn.Tanh())
 
     def walk(
         self, noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]
@@ -139,26 +147,23 @@ class Critic(nn.Module):
 def image_critic(config: MoCoGANConfig) -> Critic:
     """The critic D_I of single frames [B, 3, H, W]: a grid of logits [B, 1, h, w], one a patch."""
     batch = config.norm == "batch"
-    widths = [3, *(config.ndf * m for m in (1, 2, 4))]
-    convolutions = [
-        nn.Conv2d(i, o, 4, 2, 1, bias=not batch) for i, o in zip(widths, [*widths[1:], 1], strict=True)
-    ]
+    widths = [3, *(config.ndf_image * m for m in (1, 2, 4))]
+    convolutions = [nn.Conv2d(i, o, 4, 2, 1, bias=not batch) for i, o in zip(widths, [*widths[1:], 1], strict=True)]
     norms = [nn.Identity(), *(nn.BatchNorm2d(w) if batch else nn.Identity() for w in widths[2:])]
     return Critic(convolutions, norms, config.noise)
 
 
-def video_critic(config: MoCoGANConfig) -> Critic:
+def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: int, width: int) -> Critic:
     """The critic D_V of clips [B, 3, T, H, W]: logits [B, 1 + categories, t, h, w], the first channel for real."""
     batch = config.norm == "batch"
     widths = [3, *(config.ndf * m for m in (1, 2, 4, 8))]
-    time = config.frames or 1
     convolutions: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
-        kernel = min(4, time)
-        time -= kernel - 1
+    for i, o in pairwise(widths):
+        kernel = min(4, frames)
+        frames -= kernel - 1
         convolutions.append(nn.Conv3d(i, o, (kernel, 4, 4), (1, 2, 2), (0, 1, 1), bias=not batch))
-    sides = [min(4, (side or 0) // 16) for side in (config.height, config.width)]
-    convolutions.append(nn.Conv3d(widths[-1], 1 + (config.categories or 0), (min(4, time), *sides), bias=not batch))
+    kernel = (min(4, frames), min(4, height // 16), min(4, width // 16))
+    convolutions.append(nn.Conv3d(widths[-1], 1 + categories, kernel, bias=not batch))
     norms = [nn.Identity(), *(nn.BatchNorm3d(w) if batch else nn.Identity() for w in widths[2:])]
     return Critic(convolutions, norms, config.noise)
 
@@ -169,15 +174,19 @@ class MoCoGAN(Family):
     accepts = frozenset({"label"})
     streams = frozenset({"content", "motion"})
 
+    generator: Generator
+
     def __init__(self, config: MoCoGANConfig) -> None:
         super().__init__()
-        sides = (config.height or 0, config.width or 0)
-        if not config.frames or any(side < 16 or side % 16 for side in sides):
-            raise ValueError(f"mocogan: height and width must be multiples of 16, not {sides[0]} and {sides[1]}")
+        frames, height, width, categories = config.frames, config.height, config.width, config.categories
+        if frames is None or height is None or width is None or categories is None:
+            raise ValueError("mocogan: frames, height, width or categories are open: complete them with fitted(facts)")
+        if min(height, width) < 16 or height % 16 or width % 16:
+            raise ValueError(f"mocogan: height and width must be multiples of 16, not {height} and {width}")
         self.config = config
-        self.generator = Generator(config)
+        self.generator = Generator(config, categories, height, width)
         self.image_critic = image_critic(config)
-        self.video_critic = video_critic(config)
+        self.video_critic = video_critic(config, categories, frames, height, width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, 0.2)  # keeps the scale where no normalisation does
@@ -200,9 +209,7 @@ class MoCoGAN(Family):
         category = batch.given.label
         if category is None:
             category = torch.randint(max(1, self.generator.categories), (size,), generator=generator, device=device)
-        motion, _ = self.generator.walk(
-            draw(size, length, self.generator.motion), draw(size, self.generator.motion)
-        )
+        motion, _ = self.generator.walk(draw(size, length, self.generator.motion), draw(size, self.generator.motion))
         motion = _windows(motion, frames, generator)
         return self.generator(draw(size, self.generator.content), category, motion), category
 
@@ -238,7 +245,7 @@ class MoCoGAN(Family):
         return total, scalars
 
     def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        def play(critic: nn.Module, see: object, fake: Tensor) -> tuple[Tensor, Tensor]:
+        def play(critic: Critic, see: See, fake: Tensor) -> tuple[Tensor, Tensor]:
             on_fake = critic(see(fake, generator), generator)
 
             def on_real() -> Tensor:
@@ -257,7 +264,7 @@ class MoCoGAN(Family):
             total = total + self.config.information * scalars["information"]
         return total, scalars
 
-    def _penalty(self, critic: object, real: Tensor, fake: Tensor) -> Tensor | float:
+    def _penalty(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | float:
         if not self.config.penalty:
             return 0.0
         some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost
@@ -270,15 +277,19 @@ class MoCoGAN(Family):
         categories = self.generator.categories
         if given.label is None:
             category = noise.integers("motion", max(1, categories), device=device)
-        elif not categories or not (0 <= int(given.label.min()) and int(given.label.max()) < categories):
-            raise ValueError(f"this model knows {categories} labels" + (f", 0 to {categories - 1}" if categories else ""))
+        elif not categories:
+            raise ValueError("this model was trained without labels: leave the label out")
+        elif not all(0 <= label < categories for label in given.label.tolist()):
+            raise ValueError(f"this model knows the labels 0 to {categories - 1}, not {given.label.tolist()}")
         else:
             category = given.label.to(device)
         content = noise.normal("content", self.generator.content, device=device)
         state = noise.normal("motion", self.generator.motion, device=device)
         for first in range(0, frames, CHUNK):
             steps = min(CHUNK, frames - first)
-            motion, state = self.generator.walk(noise.normal("motion", steps, self.generator.motion, device=device), state)
+            motion, state = self.generator.walk(
+                noise.normal("motion", steps, self.generator.motion, device=device), state
+            )
             yield self.generator(content, category, motion)
 
 

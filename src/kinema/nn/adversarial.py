@@ -19,7 +19,7 @@ def critic_loss(kind: AdversarialLoss, real: Float[Tensor, "B *N"], fake: Float[
     """What a critic descends, from its logits on real and generated samples.
 
     "vanilla" is the cross-entropy of Goodfellow et al. 2014 (arXiv 1406.2661, eq. 1); "relativistic" pairs each real
-    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, eq. 4, as in R3GAN, arXiv 2501.05441, eq. 2).
+    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, section 4; R3GAN, arXiv 2501.05441, eq. 2).
     """
     real, fake = real.float(), fake.float()
     if kind == "vanilla":

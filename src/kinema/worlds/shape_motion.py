@@ -5,13 +5,14 @@ batch, so that it never repeats. The paper says circles and squares of varying s
 curves; the rest was measured on the authors' released clips, whose paths a quartic fits to within the rounding
 of positions to whole pixels:
 
-- 32 frames of 64x64 pixels, the curve's parameter growing evenly: fast at the ends, slow between them;
+- a path of 32 frames at 64x64 pixels, the curve's parameter growing evenly: fast at the ends, slow between them;
 - sides and diameters of 8, 10, 12 or 14 pixels, colours uniform over the RGB cube;
 - a quartic Bezier curve from one edge of the frame to the other that ends in the lane where it began, its three
   inner control points uniform over all the places where the shape is within the frame.
 
-Unlike theirs, shapes here move by fractions of a pixel and have antialiased edges. Frames of another size show
-the same scene at that size.
+Unlike theirs, shapes here move by fractions of a pixel and have antialiased edges. A clip shows a whole path in
+however many frames it has, so that its motion class can always be seen; frames of another size show the same
+scene at that size.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["Scene", "ShapeMotion", "colour_name", "render", "scene"]
 
 CLASSES = ("up", "left")
 ROUTES = ("from bottom to top", "from right to left")  # what the captions say of each class
-PATH = 32  # frames from edge to edge
+SECONDS = 32 / 25  # from edge to edge: the authors' 32 frames at a nominal 25 a second
 SIZES = (8, 10, 12, 14)  # pixels where the frame's shorter side is 64
 DEGREE = 4  # of the Bezier curve
 
@@ -77,10 +78,9 @@ class Scene:
 
 
 class ShapeMotion:
-    """Endless clips of Shape Motion with their labels and captions, at 25 frames a second.
+    """Endless clips of Shape Motion with their labels and captions, each a whole path in 1.28 seconds.
 
-    A clip of up to 32 frames is a random window of a 32-frame path; a longer one stretches the path over all
-    its frames. Raises ValueError for frames too small to show the shapes.
+    Raises ValueError for frames too small to show the shapes.
     """
 
     skipped: tuple[Skipped, ...] = ()  # never anything: clips are drawn, not read
@@ -88,7 +88,7 @@ class ShapeMotion:
     def __init__(self, frames: int = 16, height: int = 64, width: int = 64) -> None:
         if frames < 1 or min(height, width) < 16:
             raise ValueError(f"shape-motion needs 1 frame of 16x16 or more, not {frames} of {height}x{width}")
-        self.facts = Facts(frames, height, width, fps=25.0, classes=CLASSES)
+        self.facts = Facts(frames, height, width, fps=frames / SECONDS, classes=CLASSES)
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
@@ -113,10 +113,9 @@ def scene(rng: np.random.Generator, clips: int, frames: int, height: int, width:
     points[each, 0, along] = extent[each, along]
     points[each, -1, along] = inset[:, 0]
 
-    start = rng.integers(max(PATH - frames, 0), size=clips, endpoint=True)
-    t = (start[:, None, None] + np.arange(frames)[:, None]) / (max(PATH, frames) - 1)  # [B, T, 1]
+    t = np.linspace(0, 1, frames)[:, None]  # [T, 1]
     k = np.arange(DEGREE + 1)
-    bernstein = [comb(DEGREE, i) for i in k] * t**k * (1 - t) ** (DEGREE - k)  # [B, T, 5]
+    bernstein = [comb(DEGREE, i) for i in k] * t**k * (1 - t) ** (DEGREE - k)  # [T, 5]
     return Scene(
         label=label,
         is_square=rng.random(clips) < 0.5,

@@ -1,4 +1,4 @@
-"""Small clips made on the spot."""
+"""What tests share: small clips made on the spot, and a cache of decoded clips of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ import pytest
 MakeClip = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep decoded clips out of the user's cache."""
+    monkeypatch.setenv("KINEMA_CACHE", str(tmp_path / ".cache"))
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of real files beside the checkout; the test is skipped where it is absent."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the folder shared/data is not beside this checkout")
     return folder
