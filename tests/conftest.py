@@ -1,4 +1,4 @@
-"""What tests share: small clips made on the spot, and a cache of decoded clips of their own."""
+"""What tests share: the smallest run that has every part of a real one (three players, labels), and small clips."""
 
 from __future__ import annotations
 
@@ -9,8 +9,44 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from kinema.data.clips import DataConfig
+from kinema.families.mocogan import MoCoGANConfig
+from kinema.run import Run
+from kinema.train import Experiment, TrainConfig
+from kinema.worlds.shape_motion import ShapeMotion
+
+Tiny = Callable[..., Experiment]
 MakeClip = Callable[..., Path]
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    """Make the tiny experiment; the arguments are those of TrainConfig."""
+    family = MoCoGANConfig(content=4, motion=3, ngf=2, ndf=2, ndf_image=2)
+    data = DataConfig(frames=8, height=16, width=32)
+    return lambda **settings: Experiment(family, data, TrainConfig(**{"batch": 4} | settings))
+
+
+@pytest.fixture
+def words() -> list[str]:
+    """The same experiment as the words of a command; an --out and a budget are still to come."""
+    family = "--family.content 4 --family.motion 3 --family.ngf 2 --family.ndf 2 --family.ndf-image 2"
+    data = "--data.source shape-motion --data.frames 8 --data.height 16 --data.width 32"
+    return f"train mocogan --preset paper {family} {data} --train.batch 4 --device cpu".split()
+
+
+@pytest.fixture
+def world() -> ShapeMotion:
+    """The clips that the tiny experiment asks for."""
+    return ShapeMotion(frames=8, height=16, width=32)
+
+
+@pytest.fixture
+def cpu() -> Run:
+    """A CPU in float32."""
+    return Run(torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,10 @@ def _read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _damaged(file: Path, error: Exception) -> str:
-    return f"{file}: truncated or not a kinema file ({_reason(error)}); remove its folder to go on from the one before"
+    mend = ""
+    if re.fullmatch(r"step-\d+", file.parent.name):
+        mend = f"; to go on from the checkpoint before it, remove {file.parent}"
+    return f"{file}: truncated or not a kinema file ({_reason(error)}){mend}"
 
 
 def _reason(error: Exception) -> str:

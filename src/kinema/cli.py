@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"kinema: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a file in the way, no permission
+        print(f"kinema: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("kinema: stopped", file=sys.stderr)
         return 130

@@ -203,10 +203,16 @@ class Trainer:
 
     def restore(self, state: checkpoint.Checkpoint) -> None:
         """Go on from `state`."""
-        self.family.load_state_dict(state.training)
-        self.average.load_state_dict(state.generator)
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state.optimizers[name])
+        try:
+            self.family.load_state_dict(state.training)
+            self.average.load_state_dict(state.generator)
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state.optimizers[name])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(
+                "the run was begun with another network or other sizes of clips: resume it without --family and --data "
+                "flags, or begin another with another --out"
+            ) from error
         self.step, self.seconds = state.step, state.seconds
 
 

@@ -6,9 +6,9 @@ import resource
 import sys
 import time
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -33,27 +33,33 @@ class Watcher:
     """Watches a run: `with Watcher(out, config) as watch: train(..., watch=watch)`."""
 
     def __init__(self, out: Path, config: TrainConfig) -> None:
-        self.config = config
-        self.board = SummaryWriter(str(out / "tensorboard"))
+        self.config, self.out = config, out
         self.console = Console(file=sys.stderr)
         self.live = Live(console=self.console, transient=False, auto_refresh=False)
         self._scalars = self._lines = self._look = time.monotonic()
         self._first: tuple[int, float] | None = None  # step and seconds when the watch began
 
-    def __enter__(self) -> Self:
+    @cached_property
+    def board(self) -> SummaryWriter:
+        """Opened at the first step: a run that is refused leaves nothing behind."""
+        return SummaryWriter(str(self.out / "tensorboard"))
+
+    def __enter__(self) -> Watcher:
         if self.console.is_terminal:
             self.live.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.live.stop()
-        self.board.close()
+        if self._first is not None:
+            self.board.close()
 
     def __call__(self, progress: Progress) -> None:
         """Show this step, if it is time to."""
         now = time.monotonic()
         if self._first is None:
             self._first = (progress.step, progress.seconds)
+            self.board.flush()  # where it cannot be written, say so now
         if now - self._scalars >= SCALARS:
             losses = progress.losses()
             for name, value in losses.items():
@@ -79,9 +85,9 @@ class Watcher:
         if self.config.steps is not None and rate:
             left.append((self.config.steps - progress.step) / rate)
         parts = [f"step {progress.step:,}", f"{rate:.2f} it/s"]
-        parts += [f"{name} {value:.3f}" for name, value in losses.items()]
         parts += [f"{timedelta(seconds=max(0, round(min(left))))} left"] if left else []
-        return " · ".join([*parts, f"{_memory(progress):.1f} GB"])
+        parts += [f"{_memory(progress):.1f} GB"]  # the losses last: they are what a narrow terminal cuts
+        return " · ".join([*parts, *(f"{name} {value:.3f}" for name, value in losses.items())])
 
 
 def _memory(progress: Progress) -> float:

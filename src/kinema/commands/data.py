@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from kinema.commands.arguments import parse
 from kinema.commands.sample import write_sheet
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import Folder, Skipped, scan
@@ -39,7 +40,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Read every file, print the table, write the sheet."""
-    arguments = tyro.cli(Arguments, prog="kinema data check", args=list(words))
+    arguments = parse(Arguments, "kinema data check", words)
     folder = scan(arguments.folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         infos = [info for info in pool.map(_probe, (clip.path for clip in folder.clips)) if info is not None]
@@ -64,7 +65,7 @@ def _table(folder: Folder, infos: list[VideoInfo], usable: int, skipped: tuple[S
     lengths, seconds = [info.frames for info in infos], [info.seconds for info in infos]
     labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
     captions = sum(clip.caption is not None for clip in folder.clips)
-    table.add_row("clips", f"{len(folder.clips)} found, {usable} usable, {len(skipped)} skipped")
+    table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
     if infos:
         table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all")
         table.add_row("seconds", f"{min(seconds):.2f} to {max(seconds):.2f}, {sum(seconds):,.1f} in all")

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 from kinema import run
+from kinema.commands.arguments import parse
 from kinema.commands.sample import write_sheet
 from kinema.data.clips import open_source
 from kinema.data.write import contact_sheet, tile, write_video
@@ -37,7 +36,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Train, sample, write, and say what was written."""
-    arguments = tyro.cli(Arguments, prog="kinema demo", args=list(words))
+    arguments = parse(Arguments, "kinema demo", words)
     run.keep_freed_memory()
     out, place = Path(arguments.out), run.start()
     experiment = preset("mocogan", "demo")

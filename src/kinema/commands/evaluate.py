@@ -13,7 +13,9 @@ import tyro
 from torch import Tensor
 
 from kinema import run
-from kinema.data.clips import DataConfig, open_source
+from kinema.commands.arguments import parse
+from kinema.commands.reading import open_and_report
+from kinema.data.clips import DataConfig, FolderSource
 from kinema.metrics.acd import acd, mean_colour, shape_colour
 from kinema.metrics.bootstrap import mean_interval
 from kinema.sample import load
@@ -51,7 +53,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Measure, print one line, and write the numbers where asked."""
-    arguments = tyro.cli(Arguments, prog="kinema evaluate", args=list(words))
+    arguments = parse(Arguments, "kinema evaluate", words)
     if arguments.count < 2:
         raise ValueError("--count must be at least 2, or there is no interval to state")
     frames, kind = _clips(arguments)
@@ -89,6 +91,9 @@ def _clips(arguments: Arguments) -> tuple[Tensor, str]:
         pixels = model.clips(Noise(tuple(seeds)), arguments.frames)
         return torch.from_numpy(pixels).movedim(-1, 2).float().div_(127.5).sub_(1), "generated"
     config = replace(arguments.data, source=arguments.source, frames=arguments.frames)
-    source = open_source(config)
+    source = open_and_report(config)
     kind = "world" if arguments.source in WORLDS else "real"
-    return source.batch(0, arguments.count, seed=arguments.seed).frames, kind
+    count = arguments.count
+    if isinstance(source, FolderSource):  # a clip that counted twice would narrow the interval
+        count = min(count, len(source.clips))
+    return source.batch(0, count, seed=arguments.seed).frames, kind

@@ -17,7 +17,7 @@ NAMED = 20  # skipped files that are named; the rest are counted
 def open_and_report(config: DataConfig) -> Source:
     """The source, with what was skipped and why on stderr: never silent, each file named once."""
     console = Console(file=sys.stderr)
-    with Bar(console=console, transient=True) as bar:
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("decoding clips", total=None)
         source = open_source(config, lambda done, total: bar.update(task, completed=done, total=total))
     for skipped in source.skipped[:NAMED]:

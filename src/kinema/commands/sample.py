@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from kinema import run
+from kinema.commands.arguments import parse
 from kinema.data.write import FORMATS, contact_sheet, tile, write_video
 from kinema.sample import Model, load
 from kinema.types import Noise
@@ -53,7 +54,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Parse, sample, write, and say what was written."""
-    arguments = tyro.cli(Arguments, prog="kinema sample", args=list(words))
+    arguments = parse(Arguments, "kinema sample", words)
     if f".{arguments.format}" not in FORMATS:
         raise ValueError(f"--format {arguments.format}: clips are written as {', '.join(f[1:] for f in FORMATS)}")
     if arguments.count < 1 or (arguments.grid and min(arguments.grid) < 1):
@@ -66,7 +67,7 @@ def main(words: Sequence[str]) -> None:
 def write_clips(model: Model, arguments: Arguments) -> list[Path]:
     """Sample as asked and write the clips and their sheet; return the paths."""
     out = Path(arguments.out)
-    fps = arguments.fps or model.facts.fps or NOMINAL_FPS
+    fps = model.facts.fps or NOMINAL_FPS if arguments.fps is None else arguments.fps
     noise = _noise(arguments)
     clips = model.clips(noise, arguments.frames, arguments.label or None)
     to_file = out.suffix.lower() in FORMATS
@@ -80,7 +81,7 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
     if arguments.grid:
         grid = clips.reshape(*arguments.grid, *clips.shape[1:])
         middle = tile(grid[:, :, clips.shape[1] // 2, None])
-        sheet = contact_sheet(middle, columns=1)
+        sheet = contact_sheet(middle[None])
         paths = [write_video(f"{stem}{suffix}", tile(grid), fps)]
     else:
         sheet = contact_sheet(clips, labels=_names(noise, arguments))
@@ -97,9 +98,10 @@ def write_sheet(path: Path, sheet: np.ndarray) -> Path:
     from PIL import Image
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(path)
-    except OSError as error:
-        raise ValueError(f"{path} could not be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image's
+        raise ValueError(f"{path} could not be written: {getattr(error, 'strerror', None) or error}") from error
     return path
 
 

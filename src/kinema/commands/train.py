@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from kinema import checkpoint, run
+from kinema.commands.arguments import parse
 from kinema.commands.reading import open_and_report
 from kinema.data.clips import DataConfig
 from kinema.families import FAMILIES
@@ -21,11 +23,9 @@ from kinema.presets import PRESETS, preset
 from kinema.train import Experiment, TrainConfig, train
 from kinema.watch import Watcher
 
-F = TypeVar("F", bound=FamilyConfig)
-
 
 @dataclass(frozen=True)
-class Arguments(Generic[F]):
+class Arguments:
     """Train a model and keep its checkpoints.
 
     Example: kinema train mocogan --data clips/ --out runs/x --minutes 60
@@ -49,17 +49,21 @@ class Arguments(Generic[F]):
     """auto, cpu, or a torch device such as cuda:0."""
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    family: F = None  # type: ignore[assignment]  # always given
+    family: FamilyConfig = field(kw_only=True)
 
 
 def main(words: Sequence[str]) -> None:
     """Parse, train, and say where the model is."""
     arguments = _parse(words)
+    out = Path(arguments.out)
+    if arguments.train.steps is None and arguments.train.minutes is None:  # before clips are decoded: it may take long
+        raise ValueError("no budget: give --steps or --minutes")
+    if not arguments.resume and any(out.glob("step-*")):
+        raise ValueError(f"{out} already holds a run: go on with --resume, or choose another --out")
     run.keep_freed_memory()
     place = run.start(arguments.device, arguments.train.precision)
     experiment = Experiment(arguments.family, arguments.data, arguments.train)
     source = open_and_report(experiment.data)
-    out = Path(arguments.out)
     if place.rank:
         train(experiment, source, out, place, resume=arguments.resume)
         return
@@ -69,12 +73,12 @@ def main(words: Sequence[str]) -> None:
     console.print(f"saved {last}; clips: kinema sample {out} --out {out}/clips", highlight=False, soft_wrap=True)
 
 
-def _parse(words: Sequence[str]) -> Arguments[FamilyConfig]:
+def _parse(words: Sequence[str]) -> Arguments:
     """The arguments, over the defaults of the preset or of the run that goes on."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="cpu")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset", nargs="?", default="cpu", const="cpu")  # without a value: tyro says so below
     first.add_argument("--resume", action="store_true")
-    first.add_argument("--out", default="")
+    first.add_argument("--out", nargs="?", default="", const="")
     known, _ = first.parse_known_args(words)
     name = next((w for w in words[:1] if not w.startswith("-")), None)
     if name is None and not {"-h", "--help"} & set(words):
@@ -88,20 +92,9 @@ def _parse(words: Sequence[str]) -> Arguments[FamilyConfig]:
         f"{family}: " + ", ".join(f"{n} ({(p.__doc__ or '').splitlines()[0].rstrip('.')})" for n, p in presets.items())
         for family, presets in PRESETS.items()
     )
-    default = Arguments(
-        name=tyro.MISSING if name is None else name,
-        out=tyro.MISSING,
-        data=experiment.data,
-        train=experiment.train,
-        family=experiment.family,
-    )
-    arguments = tyro.cli(
-        Arguments[type(experiment.family)],  # type: ignore[misc]
-        prog="kinema train",
-        args=list(words),
-        default=default,
-        description=f"{Arguments.__doc__}\n\n{summary}",
-    )
+    parts = [(part, type(value := getattr(experiment, part)), value) for part in ("data", "train", "family")]
+    complete = make_dataclass("Complete", parts, bases=(Arguments,), frozen=True)  # with these as its defaults
+    arguments = parse(complete, "kinema train", words, description=f"{inspect.getdoc(Arguments)}\n\n{summary}")
     budget = {k: getattr(arguments, k) for k in ("steps", "minutes") if getattr(arguments, k) is not None}
     data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
     return replace(arguments, train=replace(arguments.train, **budget), data=data)

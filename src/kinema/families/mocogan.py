@@ -42,7 +42,7 @@ class MoCoGANConfig(FamilyConfig):
     width: int | None = None
     """Pixels, a multiple of 16; taken from the clips."""
     categories: int | None = None
-    """Values of the categorical code; taken from the labels. A number for clips without labels finds as many (InfoGAN)."""
+    """Values of the categorical code; taken from the labels. Without labels, so many are found (InfoGAN)."""
     content: int = 50
     """Dimensions of the content code, one draw a clip."""
     motion: int = 10
@@ -56,7 +56,7 @@ class MoCoGANConfig(FamilyConfig):
     norm: Literal["batch", "none"] = "batch"
     """Normalisation in the critics; a gradient penalty wants "none"."""
     noise: float = 0.1
-    """Standard deviation of the Gaussian noise added to the input of each critic layer."""
+    """Standard deviation of the Gaussian noise added to the input of the critics' strided layers."""
     loss: AdversarialLoss = "vanilla"
     """What the players play for."""
     penalty: float = 0.0
@@ -127,21 +127,22 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """Strided convolutions from pixels to logits, with noise at the input of each (section 4, supplement Table 2)."""
+    """Convolutions from pixels to logits, with noise at the input of each strided one (the authors' code)."""
 
-    def __init__(self, convolutions: Sequence[nn.Module], norms: Sequence[nn.Module], noise: float) -> None:
+    def __init__(self, convolutions: Sequence[nn.Conv2d | nn.Conv3d], norms: Sequence[nn.Module], noise: float) -> None:
         super().__init__()
         self.convolutions, self.norms, self.noise = nn.ModuleList(convolutions), nn.ModuleList(norms), noise
+        self.noisy = [noise > 0 and max(convolution.stride) > 1 for convolution in convolutions]
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        for convolution, norm in zip(self.convolutions[:-1], self.norms, strict=True):
-            x = F.leaky_relu(norm(convolution(self.blur(x, generator))), 0.2)
-        return self.convolutions[-1](x)
-
-    def blur(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        if not self.noise:
-            return x
-        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).mul_(self.noise).add_(x)
+        last = len(self.convolutions) - 1
+        for index, (convolution, noisy) in enumerate(zip(self.convolutions, self.noisy, strict=True)):
+            if noisy:
+                x = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).mul_(self.noise).add_(x)
+            x = convolution(x)
+            if index < last:
+                x = F.leaky_relu(self.norms[index](x), 0.2)
+        return x
 
 
 def image_critic(config: MoCoGANConfig) -> Critic:
@@ -157,7 +158,7 @@ def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: in
     """The critic D_V of clips [B, 3, T, H, W]: logits [B, 1 + categories, t, h, w], the first channel for real."""
     batch = config.norm == "batch"
     widths = [3, *(config.ndf * m for m in (1, 2, 4, 8))]
-    convolutions: list[nn.Module] = []
+    convolutions: list[nn.Conv2d | nn.Conv3d] = []
     for i, o in pairwise(widths):
         kernel = min(4, frames)
         frames -= kernel - 1

@@ -1,0 +1,62 @@
+"""Data parallelism: every rank sees its own clips, all hold the same weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kinema import checkpoint
+from kinema.run import Run
+from kinema.train import Experiment, train
+from kinema.worlds.shape_motion import ShapeMotion
+
+RANK = """
+import sys
+from pathlib import Path
+
+import torch
+
+from kinema.data.clips import DataConfig
+from kinema.families.mocogan import MoCoGANConfig
+from kinema.run import start
+from kinema.train import Experiment, TrainConfig, Trainer, train
+from kinema.worlds.shape_motion import ShapeMotion
+
+out = Path(sys.argv[1])
+place = start("cpu", "float32")
+data = DataConfig(frames=8, height=16, width=32)
+family = MoCoGANConfig(content=4, motion=3, ngf=2, ndf=2, ndf_image=2)
+experiment = Experiment(family, data, TrainConfig(steps=3, batch=4))
+world = ShapeMotion(8, 16, 32)
+train(experiment, world, out / "run", place)
+trainer = Trainer(experiment, world, place)
+for _ in range(3):
+    trainer.advance()
+torch.save(dict(trainer.family.named_parameters()), out / f"rank-{place.rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_the_same_weights(
+    tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Run, tmp_path: Path
+) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, str(script), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    saved = checkpoint.load(tmp_path / "run")
+    assert saved.step == 3
+    torch.testing.assert_close({name: saved.training[name] for name in first}, first, rtol=0, atol=0)
+
+    alone = checkpoint.load(train(tiny(steps=3), world, tmp_path / "alone", cpu))
+    assert any(not torch.equal(alone.training[name], first[name]) for name in first)

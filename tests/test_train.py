@@ -1,0 +1,167 @@
+"""The one loop: budgets, resuming, stopping, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kinema import checkpoint
+from kinema.run import Run
+from kinema.train import Experiment, Progress, Trainer, train
+from kinema.worlds.shape_motion import ShapeMotion
+
+Tiny = Callable[..., Experiment]
+
+
+def step(path: Path) -> int:
+    return checkpoint.load(path).step
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_equals_an_unbroken_one(
+    tiny: Tiny, world: ShapeMotion, precision: torch.dtype, tmp_path: Path
+) -> None:
+    run = Run(torch.device("cpu"), precision)
+    unbroken = checkpoint.load(train(tiny(steps=5), world, tmp_path / "unbroken", run))
+    train(tiny(steps=2), world, tmp_path / "resumed", run)
+    torch.rand(7)  # what else the process does with the global generator is of no account
+    resumed = checkpoint.load(train(tiny(steps=5), world, tmp_path / "resumed", run, resume=True))
+    for part in ("generator", "training", "optimizers"):
+        torch.testing.assert_close(getattr(resumed, part), getattr(unbroken, part), rtol=0, atol=0)
+    assert resumed.step == 5
+    assert resumed.config == unbroken.config
+
+
+def test_another_seed_makes_another_run(tiny: Tiny, world: ShapeMotion, cpu: Run) -> None:
+    first, second = (Trainer(tiny(seed=seed), world, cpu).family.state_dict() for seed in (0, 1))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_steps_are_counted_over_all_pieces(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    assert step(train(tiny(steps=2), world, tmp_path, cpu)) == 2
+    assert step(train(tiny(steps=3), world, tmp_path, cpu, resume=True)) == 3
+    assert step(train(tiny(steps=1), world, tmp_path, cpu, resume=True)) == 3
+
+
+def test_minutes_are_counted_over_all_pieces(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    first = checkpoint.load(train(tiny(steps=3), world, tmp_path, cpu))
+    spent = first.seconds / 60
+    assert step(train(tiny(minutes=spent), world, tmp_path, cpu, resume=True)) == 3
+    second = checkpoint.load(train(tiny(minutes=2 * spent), world, tmp_path, cpu, resume=True))
+    assert second.step > 3
+    assert second.seconds >= 2 * first.seconds
+
+
+def test_a_budget_is_needed(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no budget: give --steps or --minutes"):
+        train(tiny(), world, tmp_path, cpu)
+
+
+def test_a_run_is_not_overwritten(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    train(tiny(steps=1), world, tmp_path, cpu)
+    with pytest.raises(ValueError, match="already holds a run: go on with --resume"):
+        train(tiny(steps=2), world, tmp_path, cpu)
+
+
+def test_resuming_needs_a_run(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint there"):
+        train(tiny(steps=1), world, tmp_path / "nothing", cpu, resume=True)
+
+
+def test_resuming_another_network_is_one_line(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    train(tiny(steps=1), world, tmp_path, cpu)
+    longer = ShapeMotion(frames=9, height=16, width=64)
+    with pytest.raises(ValueError, match=r"^.+$"):
+        train(tiny(steps=2), longer, tmp_path, cpu, resume=True)
+
+
+def test_settings_can_be_changed_on_resuming(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    train(tiny(steps=1), world, tmp_path, cpu)
+    trainer = Trainer(tiny(lr=1e-5, weight_decay=0.1), world, cpu)
+    trainer.restore(checkpoint.load(tmp_path))
+    for optimizer in trainer.optimizers.values():
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["weight_decay"]) == (1e-5, 0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_step(
+    tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    def send(progress: Progress) -> None:
+        if progress.step == 2:
+            os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    assert step(train(tiny(steps=100), world, tmp_path, cpu, watch=send)) == 2
+    assert signal.getsignal(number) is handler
+
+
+def test_a_second_signal_stops_at_once(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    def send(_: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(steps=100), world, tmp_path, cpu, watch=send)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_terminated_command_has_saved_and_succeeded(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words += ["--out", str(out), "--steps", "1000000", "--train.save-minutes", "0.001"]
+    with subprocess.Popen([sys.executable, "-m", "kinema.cli", *words], stderr=subprocess.PIPE, text=True) as process:
+        while not list(out.glob("step-*")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.05)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    last = checkpoint.find(out)
+    assert f"saved {last}" in said
+    assert step(last) < 1000000
+    assert not list(out.glob(".step-*"))
+
+
+def test_a_broken_run_stops_and_keeps_its_last_checkpoint(
+    tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path
+) -> None:
+    whole = checkpoint.load(train(tiny(steps=2), world, tmp_path, cpu))
+    with pytest.raises(ValueError, match=r"is not finite; .* resume with a smaller --train\.lr"):
+        train(tiny(steps=10, lr=1e30), world, tmp_path, cpu, resume=True)
+    assert step(tmp_path) == whole.step == 2
+    assert step(train(tiny(steps=3), world, tmp_path, cpu, resume=True)) == 3
+
+
+def test_broken_weights_are_not_saved(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    def poison(progress: Progress) -> None:  # as a gradient that is not finite does, though the loss is
+        if progress.step == 2:
+            next(progress.trainer.family.generator.parameters()).data.fill_(torch.nan)
+
+    with pytest.raises(ValueError, match="is not finite"):
+        train(tiny(steps=5, save_minutes=0), world, tmp_path, cpu, watch=poison)
+    assert step(tmp_path) == 1
+
+
+@pytest.mark.parametrize("average", [0.0, 0.2])
+def test_the_moving_average_follows_its_formula(tiny: Tiny, world: ShapeMotion, cpu: Run, average: float) -> None:
+    trainer = Trainer(tiny(average=average), world, cpu)
+    expected = {name: value.clone() for name, value in trainer.average.state_dict().items()}
+    for decay in (min(average, d) for d in (1 / 10, 2 / 11, 3 / 12)):
+        trainer.advance()
+        weights = trainer.family.generator.state_dict()
+        for name, value in expected.items():
+            if value.is_floating_point():
+                expected[name] = decay * value + (1 - decay) * weights[name]
+    floating = {
+        name: trainer.average.state_dict()[name] for name, value in expected.items() if value.is_floating_point()
+    }
+    torch.testing.assert_close(floating, {name: expected[name] for name in floating})
