@@ -49,7 +49,7 @@ def test_killed_runs_end_as_an_unbroken_one(words: list[str], tmp_path: Path, ki
 def start(words: list[str]) -> BaseProcess:
     """The command in a process of its own, forked from one that has imported all it needs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kinema.commands.train"])
+    context.set_forkserver_preload(["kinema.commands.train", "torch._dynamo"])  # an optimizer's first step imports it
     process = context.Process(target=cli.main, args=(words,))
     process.start()
     return process

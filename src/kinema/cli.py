@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"kinema {__version__}")
         return 0
+    if words == ["data"] or words[:2] in (["data", "-h"], ["data", "--help"]):
+        words = ["data", "check", "--help"]
     name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
     if name is None:
         print(f"kinema: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)

@@ -68,7 +68,7 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def turns(self) -> Sequence[Turn]:
-        """The moves of one training step, in order; players are direct children of the family."""
+        """The moves of one training step, in order; a player is a module of the family, or the family."""
 
     @abstractmethod
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Tensor]:

@@ -119,7 +119,7 @@ class Trainer:
         self.family: Family = self.experiment.family.build().to(run.device)
         channels_last(self.family)
         self.turns = self.family.turns()
-        names = {id(child): name for name, child in self.family.named_children()}
+        names = {id(module): name or "family" for name, module in self.family.named_modules()}
         players = {names[id(turn.player)]: turn.player for turn in self.turns}
         self.optimizers = {name: self._optimizer(player) for name, player in players.items()}
         self._optimizer_of = {id(player): self.optimizers[name] for name, player in players.items()}

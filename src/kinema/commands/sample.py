@@ -59,6 +59,8 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"--format {arguments.format}: clips are written as {', '.join(f[1:] for f in FORMATS)}")
     if arguments.count < 1 or (arguments.grid and min(arguments.grid) < 1):
         raise ValueError("nothing to make: --count and --grid are at least 1")
+    if arguments.fps is not None and arguments.fps <= 0:
+        raise ValueError(f"--fps {arguments.fps:g}: it must be above 0")
     model = load(arguments.model, run.start(arguments.device))
     for path in write_clips(model, arguments):
         print(path)
@@ -67,10 +69,12 @@ def main(words: Sequence[str]) -> None:
 def write_clips(model: Model, arguments: Arguments) -> list[Path]:
     """Sample as asked and write the clips and their sheet; return the paths."""
     out = Path(arguments.out)
+    to_file = out.suffix.lower() in FORMATS
+    if out.suffix and not to_file and not out.is_dir():
+        raise ValueError(f"{out}: clips are written as {', '.join(FORMATS)}, or into a folder")
     fps = model.facts.fps or NOMINAL_FPS if arguments.fps is None else arguments.fps
     noise = _noise(arguments)
     clips = model.clips(noise, arguments.frames, arguments.label or None)
-    to_file = out.suffix.lower() in FORMATS
     folder = out.parent if to_file else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
