@@ -123,7 +123,7 @@ def test_a_terminated_command_has_saved_and_succeeded(words: list[str], tmp_path
             assert process.poll() is None, process.stderr and process.stderr.read()
             time.sleep(0.05)
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     last = checkpoint.find(out)
     assert f"saved {last}" in said
