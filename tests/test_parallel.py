@@ -33,7 +33,7 @@ data = DataConfig(frames=8, height=16, width=32)
 family = MoCoGANConfig(content=4, motion=3, ngf=2, ndf=2, ndf_image=2)
 experiment = Experiment(family, data, TrainConfig(steps=3, batch=4))
 world = ShapeMotion(8, 16, 32)
-train(experiment, world, out / "run", place)
+train(experiment, out / "run", source=world, run=place)
 trainer = Trainer(experiment, world, place)
 for _ in range(3):
     trainer.advance()
@@ -58,5 +58,5 @@ def test_two_ranks_end_with_the_same_weights(
     assert saved.step == 3
     torch.testing.assert_close({name: saved.training[name] for name in first}, first, rtol=0, atol=0)
 
-    alone = checkpoint.load(train(tiny(steps=3), world, tmp_path / "alone", cpu))
+    alone = checkpoint.load(train(tiny(steps=3), tmp_path / "alone", source=world, run=cpu))
     assert any(not torch.equal(alone.training[name], first[name]) for name in first)

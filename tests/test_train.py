@@ -15,7 +15,7 @@ import torch
 
 from kinema import checkpoint
 from kinema.run import Run
-from kinema.train import Experiment, Progress, Trainer, train
+from kinema.train import Experiment, Trainer, train
 from kinema.worlds.shape_motion import ShapeMotion
 
 Tiny = Callable[..., Experiment]
@@ -30,10 +30,10 @@ def test_a_resumed_run_equals_an_unbroken_one(
     tiny: Tiny, world: ShapeMotion, precision: torch.dtype, tmp_path: Path
 ) -> None:
     run = Run(torch.device("cpu"), precision)
-    unbroken = checkpoint.load(train(tiny(steps=5), world, tmp_path / "unbroken", run))
-    train(tiny(steps=2), world, tmp_path / "resumed", run)
+    unbroken = checkpoint.load(train(tiny(steps=5), tmp_path / "unbroken", source=world, run=run))
+    train(tiny(steps=2), tmp_path / "resumed", source=world, run=run)
     torch.rand(7)  # what else the process does with the global generator is of no account
-    resumed = checkpoint.load(train(tiny(steps=5), world, tmp_path / "resumed", run, resume=True))
+    resumed = checkpoint.load(train(tiny(steps=5), tmp_path / "resumed", source=world, run=run, resume=True))
     for part in ("generator", "training", "optimizers"):
         torch.testing.assert_close(getattr(resumed, part), getattr(unbroken, part), rtol=0, atol=0)
     assert resumed.step == 5
@@ -46,45 +46,45 @@ def test_another_seed_makes_another_run(tiny: Tiny, world: ShapeMotion, cpu: Run
 
 
 def test_steps_are_counted_over_all_pieces(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    assert step(train(tiny(steps=2), world, tmp_path, cpu)) == 2
-    assert step(train(tiny(steps=3), world, tmp_path, cpu, resume=True)) == 3
-    assert step(train(tiny(steps=1), world, tmp_path, cpu, resume=True)) == 3
+    assert step(train(tiny(steps=2), tmp_path, source=world, run=cpu)) == 2
+    assert step(train(tiny(steps=3), tmp_path, source=world, run=cpu, resume=True)) == 3
+    assert step(train(tiny(steps=1), tmp_path, source=world, run=cpu, resume=True)) == 3
 
 
 def test_minutes_are_counted_over_all_pieces(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    first = checkpoint.load(train(tiny(steps=3), world, tmp_path, cpu))
+    first = checkpoint.load(train(tiny(steps=3), tmp_path, source=world, run=cpu))
     spent = first.seconds / 60
-    assert step(train(tiny(minutes=spent), world, tmp_path, cpu, resume=True)) == 3
-    second = checkpoint.load(train(tiny(minutes=2 * spent), world, tmp_path, cpu, resume=True))
+    assert step(train(tiny(minutes=spent), tmp_path, source=world, run=cpu, resume=True)) == 3
+    second = checkpoint.load(train(tiny(minutes=2 * spent), tmp_path, source=world, run=cpu, resume=True))
     assert second.step > 3
     assert second.seconds >= 2 * first.seconds
 
 
 def test_a_budget_is_needed(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no budget: give --steps or --minutes"):
-        train(tiny(), world, tmp_path, cpu)
+        train(tiny(), tmp_path, source=world, run=cpu)
 
 
 def test_a_run_is_not_overwritten(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    train(tiny(steps=1), world, tmp_path, cpu)
+    train(tiny(steps=1), tmp_path, source=world, run=cpu)
     with pytest.raises(ValueError, match="already holds a run: go on with --resume"):
-        train(tiny(steps=2), world, tmp_path, cpu)
+        train(tiny(steps=2), tmp_path, source=world, run=cpu)
 
 
 def test_resuming_needs_a_run(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint there"):
-        train(tiny(steps=1), world, tmp_path / "nothing", cpu, resume=True)
+        train(tiny(steps=1), tmp_path / "nothing", source=world, run=cpu, resume=True)
 
 
 def test_resuming_another_network_is_one_line(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    train(tiny(steps=1), world, tmp_path, cpu)
+    train(tiny(steps=1), tmp_path, source=world, run=cpu)
     longer = ShapeMotion(frames=9, height=16, width=64)
     with pytest.raises(ValueError, match=r"^.+$"):
-        train(tiny(steps=2), longer, tmp_path, cpu, resume=True)
+        train(tiny(steps=2), tmp_path, source=longer, run=cpu, resume=True)
 
 
 def test_settings_can_be_changed_on_resuming(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    train(tiny(steps=1), world, tmp_path, cpu)
+    train(tiny(steps=1), tmp_path, source=world, run=cpu)
     trainer = Trainer(tiny(lr=1e-5, weight_decay=0.1), world, cpu)
     trainer.restore(checkpoint.load(tmp_path))
     for optimizer in trainer.optimizers.values():
@@ -96,22 +96,22 @@ def test_settings_can_be_changed_on_resuming(tiny: Tiny, world: ShapeMotion, cpu
 def test_a_signal_saves_after_the_step(
     tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path, number: signal.Signals
 ) -> None:
-    def send(progress: Progress) -> None:
-        if progress.step == 2:
+    def send(trainer: Trainer) -> None:
+        if trainer.step == 2:
             os.kill(os.getpid(), number)
 
     handler = signal.getsignal(number)
-    assert step(train(tiny(steps=100), world, tmp_path, cpu, watch=send)) == 2
+    assert step(train(tiny(steps=100), tmp_path, source=world, run=cpu, watch=send)) == 2
     assert signal.getsignal(number) is handler
 
 
 def test_a_second_signal_stops_at_once(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    def send(_: Progress) -> None:
+    def send(_: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(steps=100), world, tmp_path, cpu, watch=send)
+        train(tiny(steps=100), tmp_path, source=world, run=cpu, watch=send)
     assert not list(tmp_path.iterdir())
 
 
@@ -134,20 +134,20 @@ def test_a_terminated_command_has_saved_and_succeeded(words: list[str], tmp_path
 def test_a_broken_run_stops_and_keeps_its_last_checkpoint(
     tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path
 ) -> None:
-    whole = checkpoint.load(train(tiny(steps=2), world, tmp_path, cpu))
+    whole = checkpoint.load(train(tiny(steps=2), tmp_path, source=world, run=cpu))
     with pytest.raises(ValueError, match=r"is not finite; .* resume with a smaller --train\.lr"):
-        train(tiny(steps=10, lr=1e30), world, tmp_path, cpu, resume=True)
+        train(tiny(steps=10, lr=1e30), tmp_path, source=world, run=cpu, resume=True)
     assert step(tmp_path) == whole.step == 2
-    assert step(train(tiny(steps=3), world, tmp_path, cpu, resume=True)) == 3
+    assert step(train(tiny(steps=3), tmp_path, source=world, run=cpu, resume=True)) == 3
 
 
 def test_broken_weights_are_not_saved(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
-    def poison(progress: Progress) -> None:  # as a gradient that is not finite does, though the loss is
-        if progress.step == 2:
-            next(progress.trainer.family.generator.parameters()).data.fill_(torch.nan)
+    def poison(trainer: Trainer) -> None:  # as a gradient that is not finite does, though the loss is
+        if trainer.step == 2:
+            next(trainer.family.generator.parameters()).data.fill_(torch.nan)
 
     with pytest.raises(ValueError, match="is not finite"):
-        train(tiny(steps=5, save_minutes=0), world, tmp_path, cpu, watch=poison)
+        train(tiny(steps=5, save_minutes=0), tmp_path, source=world, run=cpu, watch=poison)
     assert step(tmp_path) == 1
 
 

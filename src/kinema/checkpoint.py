@@ -99,11 +99,13 @@ def load(path: str | Path) -> Checkpoint:
     training = _read_tensors(folder / TRAINING)[1]
     try:
         optimizers = torch.load(folder / OPTIMIZERS, weights_only=True, map_location="cpu")
+    except Exception as error:  # of many kinds on a damaged file
+        raise ValueError(_damaged(folder / OPTIMIZERS, error)) from error
+    try:
         progress = json.loads((folder / PROGRESS).read_text())
         return Checkpoint(config, generator, training, optimizers, progress["step"], progress["seconds"])
-    except Exception as error:  # torch.load raises many kinds on a damaged file
-        name = OPTIMIZERS if "progress" not in locals() else PROGRESS
-        raise ValueError(_damaged(folder / name, error)) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(_damaged(folder / PROGRESS, error)) from error
 
 
 def load_generator(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

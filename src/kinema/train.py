@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from kinema import checkpoint
 from kinema.config import from_dict, to_dict
-from kinema.data.clips import DataConfig, Source
+from kinema.data.clips import DataConfig, Source, open_source
 from kinema.families import FAMILIES, config_class
 from kinema.family import Facts, Family, FamilyConfig
-from kinema.run import Precision, Run, channels_last
+from kinema.run import Precision, Run, channels_last, start
 
-__all__ = ["Experiment", "Progress", "TrainConfig", "Trainer", "train"]
+__all__ = ["Experiment", "TrainConfig", "Trainer", "refuse", "train"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,13 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def changed(self, **parts: dict[str, Any]) -> Experiment:
+        """The same experiment with other settings: `changed(data={"source": "clips/"}, train={"minutes": 60})`.
+
+        Raises TypeError for a setting that is not there.
+        """
+        return replace(self, **{part: replace(getattr(self, part), **settings) for part, settings in parts.items()})
+
     def to_dict(self, facts: Facts) -> dict[str, Any]:
         """Plain values for a checkpoint's config.json, with the facts of the clips it was trained on."""
         name = next(n for n in FAMILIES if config_class(n) is type(self.family))
@@ -95,16 +102,6 @@ class Experiment:
         return experiment, from_dict(Facts, values["facts"], f"{where}: facts")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a watcher of a run is told after every step; it must not touch the weights."""
-
-    trainer: Trainer
-    step: int  # steps done, over all pieces of the run
-    seconds: float  # trained, over all pieces of the run
-    losses: Callable[[], dict[str, float]]  # means since last asked; asking waits for the device
-
-
 class Trainer:
     """A family, its optimizers and its moving average, one step at a time.
 
@@ -113,7 +110,7 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, source: Source, run: Run) -> None:
         self.facts, self.source, self.run = source.facts, source, run
-        self.experiment = Experiment(experiment.family.fitted(source.facts), experiment.data, experiment.train)
+        self.experiment = replace(experiment, family=experiment.family.fitted(source.facts))
         self.config = experiment.train
         torch.manual_seed(self.config.seed)  # not by rank: all start from the same weights
         self.family: Family = self.experiment.family.build().to(run.device)
@@ -170,15 +167,23 @@ class Trainer:
         )
 
     def losses(self) -> dict[str, float]:
-        """Mean of each scalar since last asked; raises ValueError if one is no longer a number."""
+        """Mean of each scalar since last asked, which waits for the device; raises ValueError if one is not finite."""
         means = {name: float(total) / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         if broken := [name for name, value in means.items() if value != value or abs(value) == float("inf")]:
-            raise ValueError(
-                f"training broke before step {self.step}: {', '.join(broken)} is not finite; the last checkpoint is "
-                "from before it: resume with a smaller --train.lr or --train.precision float32"
-            )
+            raise self._broke(broken[0])
         return means
+
+    def check_weights(self) -> None:
+        """Raise ValueError if a weight is no longer a number: a finite loss can have a gradient that is not."""
+        if broken := [name for name, value in self.family.state_dict().items() if not value.isfinite().all()]:
+            raise self._broke(broken[0])
+
+    def _broke(self, name: str) -> ValueError:
+        return ValueError(
+            f"training broke before step {self.step}: {name} is not finite; the last checkpoint is from before it: "
+            "resume with a smaller --train.lr or --train.precision float32"
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[Family]:
@@ -202,12 +207,15 @@ class Trainer:
         )
 
     def restore(self, state: checkpoint.Checkpoint) -> None:
-        """Go on from `state`."""
+        """Go on from `state`, with the optimizers' settings as they are now; raises ValueError if it does not fit."""
         try:
             self.family.load_state_dict(state.training)
             self.average.load_state_dict(state.generator)
             for name, optimizer in self.optimizers.items():
+                settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
                 optimizer.load_state_dict(state.optimizers[name])
+                for group, own in zip(optimizer.param_groups, settings, strict=True):
+                    group.update(own)  # a learning rate that was changed on resuming
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(
                 "the run was begun with another network or other sizes of clips: resume it without --family and --data "
@@ -216,28 +224,37 @@ class Trainer:
         self.step, self.seconds = state.step, state.seconds
 
 
+def refuse(config: TrainConfig, out: Path, resume: bool) -> None:
+    """Raise ValueError for a run that cannot begin: without a budget, or where something else is."""
+    if config.steps is None and config.minutes is None:
+        raise ValueError("no budget: give --steps or --minutes")
+    if wall := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+        raise ValueError(f"{wall} is a file, so a run cannot be kept at {out}: choose another --out")
+    if not resume and out.is_dir() and any(out.glob("step-*")):
+        raise ValueError(f"{out} already holds a run: go on with --resume, or choose another --out")
+
+
 def train(
     experiment: Experiment,
-    source: Source,
     out: str | Path,
-    run: Run,
     *,
+    source: Source | None = None,
+    run: Run | None = None,
     resume: bool = False,
-    watch: Callable[[Progress], None] = lambda _: None,
+    watch: Callable[[Trainer], None] = lambda _: None,
 ) -> Path:
     """Train until the budget is spent or SIGINT or SIGTERM comes; return the last checkpoint.
 
-    Writes `out/step-N` every `save_minutes` and at the end. Raises ValueError if there is no budget, if `out` holds a
-    run and `resume` is not asked for, or if a checkpoint is damaged or cannot be written.
+    Writes `out/step-N` every `save_minutes` and at the end. `source` and `run` are the experiment's data and this
+    machine if not given; `watch` is called after every step and must not touch the weights. Raises ValueError for a
+    run that cannot begin or go on, and where a checkpoint is damaged or cannot be written.
     """
     out, config = Path(out), experiment.train
-    if config.steps is None and config.minutes is None:
-        raise ValueError("no budget: give --steps or --minutes")
-    trainer = Trainer(experiment, source, run)
+    refuse(config, out, resume)
+    run = run or start(precision=config.precision)
+    trainer = Trainer(experiment, source or open_source(experiment.data), run)
     if resume:
         trainer.restore(checkpoint.load(out))
-    elif out.is_dir() and any(out.glob("step-*")):
-        raise ValueError(f"{out} already holds a run: go on with --resume, or choose another --out")
     saved = trainer.step if resume else -1
     last_save = begun = time.monotonic()
     before = trainer.seconds
@@ -245,8 +262,10 @@ def train(
     def save() -> None:
         nonlocal saved, last_save
         trainer.losses()  # raises before a broken state is kept
+        trainer.check_weights()
         if run.rank == 0 and saved != trainer.step:
             checkpoint.save_step(out, trainer.state())
+        run.any(False)  # the others wait: they would look for it too soon, and end the run while it is written
         saved, last_save = trainer.step, time.monotonic()
 
     with _stop_signals() as stop:
@@ -258,7 +277,7 @@ def train(
             trainer.advance()
             trainer.seconds = before + time.monotonic() - begun
             if run.rank == 0:
-                watch(Progress(trainer, trainer.step, trainer.seconds, trainer.losses))
+                watch(trainer)
             if run.any(time.monotonic() - last_save >= 60 * config.save_minutes):
                 save()
         save()

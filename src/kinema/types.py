@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -88,7 +89,11 @@ class Noise:
 
     def normal(self, stream: str, *shape: int, device: torch.device | None = None) -> Tensor:
         """Standard normal values [B, *shape], float32, the next of `stream`; drawn on the CPU so that devices agree."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self._of(stream)]).to(device)
+        # torch draws in blocks of 16 and the rest in another way: whole blocks a row, so that chunks equal the whole
+        wanted = math.prod(shape[1:])
+        rows = (shape[0], -(-wanted // 16) * 16)
+        drawn = [torch.randn(rows, generator=g)[:, :wanted].reshape(shape) for g in self._of(stream)]
+        return torch.stack(drawn).to(device)
 
     def integers(self, stream: str, high: int, *shape: int, device: torch.device | None = None) -> Tensor:
         """Uniform integers [B, *shape] in [0, high), int64, the next of `stream`."""

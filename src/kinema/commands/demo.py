@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kinema import run
 from kinema.commands.arguments import parse
 from kinema.commands.sample import write_sheet
-from kinema.data.clips import open_source
 from kinema.data.write import contact_sheet, tile, write_video
 from kinema.presets import preset
 from kinema.sample import load
@@ -39,14 +38,12 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, "kinema demo", words)
     run.keep_freed_memory()
     out, place = Path(arguments.out), run.start()
-    experiment = preset("mocogan", "demo")
-    experiment = replace(experiment, train=replace(experiment.train, minutes=arguments.minutes))
-    source = open_source(experiment.data)
+    experiment = preset("mocogan", "demo").changed(train={"minutes": arguments.minutes})
     folder = out / "demo-run"
     begun = any(folder.glob("step-*"))
-    print(f"training MoCoGAN on the {experiment.data.source} world for {arguments.minutes:g} minutes, in {folder}")
+    print(f"MoCoGAN on the {experiment.data.source} world: {arguments.minutes:g} minutes of training, kept in {folder}")
     with Watcher(folder, experiment.train) as watch:
-        train(experiment, source, folder, place, resume=begun, watch=watch)
+        train(experiment, folder, run=place, resume=begun, watch=watch)
     model = load(folder, place)
     assert model.facts.fps is not None  # the world states it
     cells = range(ROWS * COLUMNS)

@@ -20,7 +20,7 @@ from kinema.data.clips import DataConfig
 from kinema.families import FAMILIES
 from kinema.family import FamilyConfig
 from kinema.presets import PRESETS, preset
-from kinema.train import Experiment, TrainConfig, train
+from kinema.train import Experiment, TrainConfig, refuse, train
 from kinema.watch import Watcher
 
 
@@ -56,20 +56,17 @@ def main(words: Sequence[str]) -> None:
     """Parse, train, and say where the model is."""
     arguments = _parse(words)
     out = Path(arguments.out)
-    if arguments.train.steps is None and arguments.train.minutes is None:  # before clips are decoded: it may take long
-        raise ValueError("no budget: give --steps or --minutes")
-    if not arguments.resume and any(out.glob("step-*")):
-        raise ValueError(f"{out} already holds a run: go on with --resume, or choose another --out")
+    refuse(arguments.train, out, arguments.resume)  # before clips are decoded, which may take long
     run.keep_freed_memory()
     place = run.start(arguments.device, arguments.train.precision)
     experiment = Experiment(arguments.family, arguments.data, arguments.train)
     source = open_and_report(experiment.data)
     if place.rank:
-        train(experiment, source, out, place, resume=arguments.resume)
+        train(experiment, out, source=source, run=place, resume=arguments.resume)
         return
     console = Console(file=sys.stderr)
     with Watcher(out, experiment.train) as watch:
-        last = train(experiment, source, out, place, resume=arguments.resume, watch=watch)
+        last = train(experiment, out, source=source, run=place, resume=arguments.resume, watch=watch)
     console.print(f"saved {last}; clips: kinema sample {out} --out {out}/clips", highlight=False, soft_wrap=True)
 
 
