@@ -229,7 +229,7 @@ def main() -> None:
     after = [matmul_rate(place.device, dtype) for dtype in dtypes]
     rates = dict(zip(dtypes, map(max, before, after), strict=True))
 
-    Console().print(_table(rows, place, rates, arguments.steps))
+    Console(width=120).print(_table(rows, place, rates, arguments.steps))
 
 
 def _table(rows: list[Row], place: run.Run, rates: dict[torch.dtype, float], steps: int) -> Table:

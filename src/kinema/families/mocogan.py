@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, gradient_penalty
 from kinema.nn.augment import augment
+from kinema.nn.noise import gaussian
 from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["MoCoGAN", "MoCoGANConfig"]
@@ -138,7 +139,9 @@ class Critic(nn.Module):
         last = len(self.convolutions) - 1
         for index, (convolution, noisy) in enumerate(zip(self.convolutions, self.noisy, strict=True)):
             if noisy:
-                x = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).mul_(self.noise).add_(x)
+                # drawn channels-last, as x is: another layout would be turned again in every convolution
+                noise = gaussian(x.movedim(1, -1).shape, generator, x.dtype).movedim(-1, 1)
+                x = noise.mul_(self.noise).add_(x)
             x = convolution(x)
             if index < last:
                 x = F.leaky_relu(self.norms[index](x), 0.2)
