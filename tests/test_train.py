@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,9 +92,17 @@ def test_settings_can_be_changed_on_resuming(tiny: Tiny, world: ShapeMotion, cpu
         assert (group["lr"], group["weight_decay"]) == (1e-5, 0.1)
 
 
+@pytest.fixture
+def attended() -> Iterator[None]:
+    """The signal handlers of a process in a terminal: one in the background may be born ignoring SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_after_the_step(
-    tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path, number: signal.Signals
+    tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path, number: signal.Signals, attended: None
 ) -> None:
     def send(trainer: Trainer) -> None:
         if trainer.step == 2:
@@ -105,6 +113,7 @@ def test_a_signal_saves_after_the_step(
     assert signal.getsignal(number) is handler
 
 
+@pytest.mark.usefixtures("attended")
 def test_a_second_signal_stops_at_once(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
     def send(_: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -113,6 +122,14 @@ def test_a_second_signal_stops_at_once(tiny: Tiny, world: ShapeMotion, cpu: Run,
     with pytest.raises(KeyboardInterrupt):
         train(tiny(steps=100), tmp_path, source=world, run=cpu, watch=send)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_ignored_signal_stays_ignored(
+    tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path, attended: None
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch = lambda _: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    assert step(train(tiny(steps=2), tmp_path, source=world, run=cpu, watch=watch)) == 2
 
 
 def test_a_terminated_command_has_saved_and_succeeded(words: list[str], tmp_path: Path) -> None:

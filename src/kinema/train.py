@@ -301,7 +301,8 @@ def _stop_signals() -> Iterator[_Stop]:
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & have it
+                before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread: the caller's to handle
         pass
     try:
