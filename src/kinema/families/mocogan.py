@@ -141,10 +141,10 @@ class Critic(nn.Module):
             if noisy:
                 # drawn channels-last, as x is: another layout would be turned again in every convolution
                 noise = gaussian(x.movedim(1, -1).shape, generator, x.dtype).movedim(-1, 1)
-                x = noise.mul_(self.noise).add_(x)
+                x = torch.add(x, noise, alpha=self.noise)
             x = convolution(x)
             if index < last:
-                x = F.leaky_relu(self.norms[index](x), 0.2)
+                x = F.leaky_relu(self.norms[index](x), 0.2, inplace=True)
         return x
 
 
