@@ -36,7 +36,7 @@ class Instance:
 
 
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
-MODERN = {"norm": "none", "noise": 0.0, "loss": "relativistic", "penalty": 1.0, "augment": True}
+MODERN = {"coordinates": True, "norm": "none", "noise": 0.0, "loss": "relativistic", "penalty": 1.0, "augment": True}
 
 INSTANCES = {
     "mocogan-paper": Instance("mocogan", MOCOGAN),
