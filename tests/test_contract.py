@@ -33,10 +33,11 @@ class Instance:
     family: str
     settings: dict[str, Any] = field(default_factory=dict)
     labels: bool = False  # whether its clips are labelled
+    steps: int = STEPS
 
 
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
-SVG = {"past": 3, "channels": 4, "code": 16, "hidden": 16, "latent": 4}
+SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
 MODERN = {"norm": "none", "noise": 0.0, "loss": "relativistic", "penalty": 1.0, "augment": True}
 
 INSTANCES = {
@@ -45,7 +46,7 @@ INSTANCES = {
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),
     "mocogan-modern": Instance("mocogan", MOCOGAN | MODERN),
     "mocogan-modern-labels": Instance("mocogan", MOCOGAN | MODERN, labels=True),
-    "svg-lp": Instance("svg-lp", SVG),
+    "svg-lp": Instance("svg-lp", SVG, steps=32),  # begins with small weights
     "svg-lp-deterministic": Instance("svg-lp", SVG | {"latent": 0, "pixel": "l1", "gradient": 1.0}),
 }
 
@@ -105,7 +106,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 def trainer(instance: Instance, run: Run) -> Trainer:
     """A trainer after a few steps, to be looked at but not changed."""
     trainer = untrained(instance, run)
-    for _ in range(STEPS):
+    for _ in range(instance.steps):
         trainer.advance()
     return trainer
 

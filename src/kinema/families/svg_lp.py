@@ -237,7 +237,7 @@ class SVGLP(Family):
         self.generator = Generator(config, height, width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, 0.2)
+                nn.init.normal_(module.weight, 0.0, 0.02)  # as the authors begin
 
     def turns(self) -> Sequence[Turn]:
         """One: the evidence lower bound (equation 3)."""
