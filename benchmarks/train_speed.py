@@ -4,7 +4,9 @@
 
 - default: kinema as it comes, with the precision it finds for the machine;
 - float32: the same with --train.precision float32;
-- plain:   the network in a plain float32 port (plain_mocogan.py), in a process whose memory allocator is as it comes.
+- plain:   the network in a plain float32 port (plain_*.py), in a process whose memory allocator is as it comes.
+
+The "paper" preset of svg-lp is measured at 16 clips of 20 frames a step, which fit a laptop's memory as 100 do not.
 
 Each is a process of its own. They take turns, one iteration each, so that they never compete and the machine's noise
 meets all alike: seconds are medians, and "over" is the median of the ratios of neighbouring iterations.
@@ -27,6 +29,7 @@ from statistics import median
 from typing import Any
 
 import plain_mocogan
+import plain_svg_lp
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +47,8 @@ from kinema.types import Batch, Conditions
 
 CLASSES = ("a", "b", "c", "d")
 WARM_UPS = 2
-PLAIN = {("mocogan", "paper")}  # what there is a plain port of
+PLAIN = {("mocogan", "paper"), ("svg-lp", "paper")}  # what there is a plain port of
+SMALLER = {("svg-lp", "paper"): {"data": {"frames": 20}, "train": {"batch": 16}}}
 SIDE = 2048  # of the matrices whose product measures the machine
 
 
@@ -70,11 +74,14 @@ def kinema_step(experiment: Experiment, precision: run.Precision) -> Callable[[]
     return Trainer(experiment, RandomClips(experiment.data, experiment.train.batch), place).advance
 
 
-def plain_step(experiment: Experiment) -> Callable[[], object]:
+def plain_step(family: str, experiment: Experiment) -> Callable[[], object]:
     """One iteration of the plain port on clips of the same number and size."""
     device = run.start().device
     clips = RandomClips(experiment.data, experiment.train.batch)
     frames, labels = clips.frames.to(device), clips.labels.to(device)
+    if family == "svg-lp":
+        networks, seen = plain_svg_lp.build(device=device), (frames / 2 + 0.5).transpose(0, 1).contiguous()
+        return lambda: plain_svg_lp.step(networks, seen.unbind())
     images, videos = frames[:, 0].contiguous(), frames.transpose(1, 2).contiguous()
     players = plain_mocogan.build(len(CLASSES), device=device)
     return lambda: plain_mocogan.step(players, images, videos, labels)
@@ -82,9 +89,9 @@ def plain_step(experiment: Experiment) -> Callable[[], object]:
 
 def work(player: str, family: str, name: str) -> None:
     """Answer each line of stdin with one number: "step" with its seconds, "count" with the GFLOP of a step."""
-    experiment = preset(family, name)
+    experiment = preset(family, name).changed(**SMALLER.get((family, name), {}))
     if player == "plain":
-        step = plain_step(experiment)
+        step = plain_step(family, experiment)
     else:
         step = kinema_step(experiment, "float32" if player == "float32" else "auto")
     print(0.0, flush=True)  # ready

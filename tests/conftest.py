@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kinema.cli import main
 from kinema.data.clips import DataConfig
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.run import Run
@@ -53,6 +54,34 @@ def cpu() -> Run:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep decoded clips out of the user's cache."""
     monkeypatch.setenv("KINEMA_CACHE", str(tmp_path / ".cache"))
+
+
+@pytest.fixture
+def kinema(capfd):
+    """Run a command; return its exit status, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # after help
+            status = end.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(kinema):
+    """Run a command that must fail as promised: status 2 and one line on stderr, which is returned."""
+
+    def run(*words: object) -> str:
+        status, _, err = kinema(*words)
+        assert status == 2, err
+        assert err.startswith("kinema: ") and err.count("\n") == 1, err
+        return err
+
+    return run
 
 
 @pytest.fixture

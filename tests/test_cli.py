@@ -25,34 +25,6 @@ TINY = ["--family.ngf", "4", "--family.ndf", "4", "--train.batch", "2", "--devic
 EACH = pytest.mark.parametrize("command", COMMANDS)
 
 
-@pytest.fixture
-def kinema(capfd):
-    """Run a command; return its exit status, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as end:  # after help
-            status = end.code
-        return status, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(kinema):
-    """Run a command that must fail as promised: status 2 and one line on stderr, which is returned."""
-
-    def run(*words: object) -> str:
-        status, _, err = kinema(*words)
-        assert status == 2, err
-        assert err.startswith("kinema: ") and err.count("\n") == 1, err
-        return err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A run of two steps on Shape Motion, whose labels are up and left; not to be changed."""

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train", "train a family on a folder of clips"),
     "sample": ("sample", "make clips with a trained model"),
     "evaluate": ("evaluate", "measure clips, generated or real"),
+    "anomalies": ("anomalies", "score how unexpected each frame of a video is, and mark it"),
     "data check": ("data", "say what is in a folder of clips, and show what training would see"),
 }
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from kinema.types import Batch, Conditions, Noise
 
-__all__ = ["Facts", "Family", "FamilyConfig", "Turn"]
+__all__ = ["Facts", "Family", "FamilyConfig", "Scoring", "Turn"]
 
 
 def _nothing() -> None:
@@ -63,7 +63,8 @@ class Family(nn.Module, ABC):
     """A video generation model with all the players that train it."""
 
     accepts: ClassVar[frozenset[str]]  # the fields of Conditions that it can use
-    streams: ClassVar[frozenset[str]]  # the streams of Noise that it draws from
+    streams: frozenset[str]  # the streams of Noise that it draws from
+    past: int = 0  # the first frames that training gives it; above 0, sampling must give some
     generator: nn.Module  # all that sampling needs: what the moving average follows and what export holds
 
     @abstractmethod
@@ -79,3 +80,12 @@ class Family(nn.Module, ABC):
         if foreign := sorted(given.present - self.accepts):
             usable = ", ".join(sorted(self.accepts)) or "no condition"
             raise ValueError(f"{type(self).__name__} cannot use {', '.join(foreign)}; it accepts {usable}")
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A family that can say how little it expected each frame of a video, given those before: an anomaly score."""
+
+    def surprise(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield scores [B, t] of each chunk [B, t, 3, H, W] of the same videos; NaN where a frame has none."""
+        ...

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kinema.data.clips import DataConfig
 from kinema.families.mocogan import MoCoGANConfig
+from kinema.families.svg_lp import SVGLPConfig
 from kinema.train import Experiment, TrainConfig
 
 __all__ = ["PRESETS", "preset"]
@@ -38,8 +39,23 @@ def _small_data(ngf: int, ndf: int) -> MoCoGANConfig:
     return MoCoGANConfig(ngf=ngf, ndf=ndf, augment=True)
 
 
+def svg_lp_paper() -> Experiment:
+    """The authors' network and recipe for Moving MNIST: 5 of 15 frames given, 100 clips a step, no average."""
+    return Experiment(
+        SVGLPConfig(), DataConfig(frames=15), TrainConfig(batch=100, lr=2e-3, betas=(0.9, 0.999), average=0.0)
+    )
+
+
+def svg_lp_cpu() -> Experiment:
+    """For a laptop: 5 of 16 frames given, half the channels, fewer clips a step and a moving average."""
+    return Experiment(
+        SVGLPConfig(channels=32), DataConfig(), TrainConfig(batch=16, lr=1e-3, betas=(0.9, 0.999), average=0.998)
+    )
+
+
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
+    "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
 }
 
 

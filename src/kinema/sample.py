@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,29 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from kinema import checkpoint
-from kinema.data.write import to_uint8
-from kinema.family import Facts, Family
+from kinema.data.write import from_uint8, to_uint8
+from kinema.family import Facts, Family, Scoring
 from kinema.run import Run, channels_last, start
 from kinema.train import Experiment
 from kinema.types import Conditions, Noise
 
-__all__ = ["Model", "load", "stream"]
+__all__ = ["Model", "load", "score", "stream"]
+
+
+def score(family: Family, run: Run, chunks: Iterable[Tensor]) -> Iterator[Float[Tensor, "B t"]]:
+    """Yield how little the family expected each frame of B videos, given as chunks [B, t, 3, H, W] in [-1, 1].
+
+    NaN where a frame has no score. Raises ValueError if the family cannot tell.
+    """
+    if not isinstance(family, Scoring):
+        raise ValueError(f"{type(family).__name__} cannot score frames: train a family that predicts, such as svg-lp")
+    scores = family.eval().surprise(chunk.to(run.device) for chunk in chunks)
+    while True:
+        with torch.inference_mode(), run.autocast():
+            chunk = next(scores, None)
+        if chunk is None:
+            return
+        yield chunk.float()
 
 
 def stream(
@@ -32,7 +48,7 @@ def stream(
         raise ValueError(f"frames must be at least 1, not {frames}")
     family.refuse_unusable(given)
     if foreign := sorted(set(noise.streams) - family.streams):
-        drawn = ", ".join(sorted(family.streams))
+        drawn = ", ".join(sorted(family.streams)) or "none"
         raise ValueError(f"{type(family).__name__} draws no noise called {', '.join(foreign)}; it draws {drawn}")
     chunks = family.eval().generate(given.to(run.device), frames, noise)
     while True:
@@ -57,12 +73,13 @@ class Model:
         noise: Noise,
         frames: int | None = None,
         labels: Sequence[str | int] | None = None,
+        known: UInt8[np.ndarray, "K t H W 3"] | None = None,
         batch: int = 16,
     ) -> UInt8[np.ndarray, "N T H W 3"]:
         """One clip a seed, `frames` frames each (as many as in training if None), `batch` at a time.
 
-        `labels` are names or numbers of classes, one a clip or fewer to be taken in turn. Raises ValueError where the
-        model cannot do it.
+        `labels` are names or numbers of classes, `known` the first frames of clips to go on from, which count among
+        `frames`; one a clip or fewer to be taken in turn. Raises ValueError where the model cannot do it.
         """
         frames = self.facts.frames if frames is None else frames
         label = None
@@ -73,6 +90,9 @@ class Model:
         for first in range(0, len(noise), batch):
             some = slice(first, first + batch)
             given = Conditions(label=label)[some]
+            if known is not None:
+                turns = np.arange(len(noise))[some] % len(known)
+                given = given.beginning(from_uint8(known[turns]))
             chunks = stream(self.family, self.run, noise[some], frames, given)
             parts.append(np.concatenate([to_uint8(chunk) for chunk in chunks], 1))
         return np.concatenate(parts)

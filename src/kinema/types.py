@@ -26,13 +26,17 @@ class Conditions:
     label: Int64[Tensor, " B"] | None = None
     audio: Float[Tensor, "B samples"] | None = None  # mono waveform over the clip's whole duration
     actions: Float[Tensor, "B T A"] | None = None  # what was done on the way to frame t
-    known: Float[Tensor, "B T 3 H W"] | None = None  # frames or regions in [-1, 1] that are given...
-    mask: Bool[Tensor, "B T 1 H W"] | None = None  # ...where this is True
+    known: Float[Tensor, "B t 3 H W"] | None = None  # frames or regions in [-1, 1] that are given...
+    mask: Bool[Tensor, "B t 1 H W"] | None = None  # ...where this is True; beyond t nothing is
 
     @property
     def present(self) -> frozenset[str]:
         """The names of the fields that are given."""
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    def beginning(self, frames: Float[Tensor, "B t 3 H W"]) -> Conditions:
+        """The same conditions with `frames` given as the clip's first ones."""
+        return replace(self, known=frames, mask=torch.ones_like(frames[:, :, :1], dtype=torch.bool))
 
     def to(self, device: torch.device) -> Conditions:
         """The same conditions with every tensor on `device`."""

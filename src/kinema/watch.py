@@ -118,8 +118,11 @@ def _memory(run: Run) -> float:
 
 def _sheet(trainer: Trainer) -> UInt8[np.ndarray, "Hs Ws 3"]:
     """A contact sheet of the same few clips every time, under conditions that real clips have."""
-    real = trainer.source.batch(0, CLIPS, seed=trainer.config.seed).given
+    batch = trainer.source.batch(0, CLIPS, seed=trainer.config.seed)
+    real, past = batch.given, trainer.family.past
     given = Conditions(**{name: getattr(real, name) for name in real.present & trainer.family.accepts})
+    if past:
+        given = given.beginning(batch.frames[:, :past])
     with trainer.averaged() as family:
         chunks = stream(family, trainer.run, Noise(tuple(range(CLIPS))), trainer.facts.frames, given)
         return contact_sheet(to_uint8(torch.cat(list(chunks), 1)))

@@ -16,6 +16,7 @@ from kinema import run
 from kinema.commands.arguments import parse
 from kinema.commands.reading import open_and_report
 from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.write import from_uint8
 from kinema.metrics.acd import acd, mean_colour, shape_colour
 from kinema.metrics.bootstrap import mean_interval
 from kinema.sample import load
@@ -89,7 +90,7 @@ def _clips(arguments: Arguments) -> tuple[Tensor, str]:
         model = load(path, run.start(arguments.device))
         seeds = range(arguments.seed, arguments.seed + arguments.count)
         pixels = model.clips(Noise(tuple(seeds)), arguments.frames)
-        return torch.from_numpy(pixels).movedim(-1, 2).float().div_(127.5).sub_(1), "generated"
+        return from_uint8(pixels), "generated"
     config = replace(arguments.data, source=arguments.source, frames=arguments.frames)
     source = open_and_report(config)
     kind = "world" if arguments.source in WORLDS else "real"

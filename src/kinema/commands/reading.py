@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from kinema.data.clips import DataConfig, Source, open_source
+from kinema.data.clips import DataConfig, Source, fit, open_source
+from kinema.data.folder import Skipped, scan
+from kinema.data.video import VideoError, read_frames
+from kinema.sample import Model
 
-__all__ = ["open_and_report"]
+__all__ = ["first_frames", "frames_for", "open_and_report", "read_each", "report"]
+
+T = TypeVar("T")
 
 NAMED = 20  # skipped files that are named; the rest are counted
 
@@ -20,8 +31,47 @@ def open_and_report(config: DataConfig) -> Source:
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("decoding clips", total=None)
         source = open_source(config, lambda done, total: bar.update(task, completed=done, total=total))
-    for skipped in source.skipped[:NAMED]:
-        console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(source.skipped) > NAMED:
-        console.print(f"... and {len(source.skipped) - NAMED} more: kinema data check names them all", highlight=False)
+    report(source.skipped)
     return source
+
+
+def report(left_out: Sequence[Skipped]) -> None:
+    """Say on stderr which files were skipped and why."""
+    console = Console(file=sys.stderr)
+    for skipped in left_out[:NAMED]:
+        console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(left_out) > NAMED:
+        console.print(f"... and {len(left_out) - NAMED} more: kinema data check names them all", highlight=False)
+
+
+def read_each(path: str, read: Callable[[Path], T], most: int | None = None) -> list[T]:
+    """What `read` makes of a clip, or of each clip of a folder until there are `most`.
+
+    A clip of a folder for which it raises VideoError is skipped and reported; where no clip is left, that is raised.
+    """
+    root, found, errors = Path(path).expanduser(), [], []
+    for file in [clip.path for clip in scan(root).clips] if root.is_dir() else [root]:
+        try:
+            found.append(read(file))
+        except VideoError as error:
+            errors.append((Skipped(file.name, error.reason), error))
+        if len(found) == most:
+            break
+    if not found:
+        raise errors[0][1]
+    report([skipped for skipped, _ in errors])
+    return found
+
+
+def frames_for(model: Model, path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Yield a video's frames at the rate and the size that the model was trained at."""
+    for frame in read_frames(path, fps=model.experiment.data.fps):
+        yield fit(frame, model.facts.height, model.facts.width)
+
+
+def first_frames(model: Model, path: Path, count: int) -> UInt8[np.ndarray, "count H W 3"]:
+    """The first `count` frames of a clip, as the model was trained on them; raises VideoError where it has fewer."""
+    frames = list(islice(frames_for(model, path), count))
+    if len(frames) < count:
+        raise VideoError(path, f"it has {len(frames)} of the {count} frames that are to be given")
+    return np.stack(frames)

@@ -12,6 +12,7 @@ import tyro
 
 from kinema import run
 from kinema.commands.arguments import parse
+from kinema.commands.reading import first_frames, read_each
 from kinema.data.write import FORMATS, contact_sheet, tile, write_video
 from kinema.sample import Model, load
 from kinema.types import Noise
@@ -38,6 +39,10 @@ class Arguments:
     """Frames a clip; as many as in training if not given, any number if given."""
     label: tuple[str, ...] = ()
     """Names or numbers of classes, taken in turn; drawn at random if not given."""
+    known: Annotated[str | None, tyro.conf.arg(metavar="CLIP")] = None
+    """A clip to go on from, or a folder of clips, taken in turn: for families that predict."""
+    keep_first: int | None = None
+    """How many frames of each are given, which count among --frames; as many as in training if not given."""
     content_seed: int | None = None
     """One content for all clips, while their motions differ."""
     motion_seed: int | None = None
@@ -74,7 +79,7 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
         raise ValueError(f"{out}: clips are written as {', '.join(FORMATS)}, or into a folder")
     fps = model.facts.fps or NOMINAL_FPS if arguments.fps is None else arguments.fps
     noise = _noise(arguments)
-    clips = model.clips(noise, arguments.frames, arguments.label or None)
+    clips = model.clips(noise, arguments.frames, arguments.label or None, _known(model, arguments, len(noise)))
     folder = out.parent if to_file else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +100,23 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
             names = [f"{stem}-{index:03d}{suffix}" for index in range(len(clips))]
         paths = [write_video(name, clip, fps) for name, clip in zip(names, clips, strict=True)]
     return [*paths, write_sheet(folder / f"{out.stem}-sheet.png" if to_file else folder / "sheet.png", sheet)]
+
+
+def _known(model: Model, arguments: Arguments, clips: int) -> np.ndarray | None:
+    """The first frames of the clips to go on from, uint8 [K, t, H, W, 3]."""
+    if arguments.known is None:
+        if arguments.keep_first is not None:
+            raise ValueError("--keep-first says how much of --known is given: name a clip or a folder with --known")
+        return None
+    if "known" not in model.family.accepts:
+        raise ValueError(f"{type(model.family).__name__} cannot go on from given frames: leave --known out")
+    frames = model.facts.frames if arguments.frames is None else arguments.frames
+    count = arguments.keep_first if arguments.keep_first is not None else max(1, model.family.past)
+    if not 1 <= count < frames:
+        raise ValueError(
+            f"{count} of {frames} frames cannot be given: --keep-first is at least 1 and less than --frames"
+        )
+    return np.stack(read_each(arguments.known, lambda path: first_frames(model, path, count), most=clips))
 
 
 def write_sheet(path: Path, sheet: np.ndarray) -> Path:

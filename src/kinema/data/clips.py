@@ -25,7 +25,7 @@ from kinema.family import Facts
 from kinema.types import Batch, Conditions
 from kinema.worlds import WORLDS
 
-__all__ = ["DataConfig", "FolderSource", "Progress", "Source", "open_source"]
+__all__ = ["DataConfig", "FolderSource", "Progress", "Source", "fit", "open_source"]
 
 CACHE_VERSION = 1  # part of every key: raise it when the same file would give other frames
 
@@ -216,7 +216,7 @@ class _Cache:
 
     def _fill(self, path: Path, clip: Path) -> None:
         config = self.config
-        frames = (_fit(frame, config.height, config.width) for frame in read_frames(clip, fps=config.fps))
+        frames = (fit(frame, config.height, config.width) for frame in read_frames(clip, fps=config.fps))
         part = path.with_suffix(f".{uuid4().hex}.part")  # other processes may be decoding the same clip
         try:
             with part.open("wb") as file:
@@ -238,7 +238,7 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _fit(frame: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def fit(frame: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
     """Resize a frame to cover height x width and crop it at the centre, in one antialiased step."""
     h, w = frame.shape[:2]
     if (h, w) == (height, width):

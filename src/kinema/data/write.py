@@ -14,13 +14,14 @@ from typing import cast
 
 import av
 import numpy as np
+import torch
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["FORMATS", "contact_sheet", "tile", "to_uint8", "write_video"]
+__all__ = ["FORMATS", "contact_sheet", "from_uint8", "tile", "to_uint8", "write_video"]
 
 Frames = Iterator[np.ndarray]  # uint8 [H, W, 3] each
 
@@ -66,6 +67,11 @@ def to_uint8(frames: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batch
     """Frames in [-1, 1], on any device, as RGB bytes to write or show; values beyond are clipped."""
     scaled = frames.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
     return scaled.byte().movedim(-3, -1).cpu().contiguous().numpy()
+
+
+def from_uint8(pixels: UInt8[np.ndarray, "*batch H W 3"]) -> Float[Tensor, "*batch 3 H W"]:
+    """RGB bytes as frames in [-1, 1]."""
+    return torch.from_numpy(pixels).movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
 def contact_sheet(

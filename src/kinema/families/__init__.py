@@ -8,7 +8,10 @@ from kinema.family import FamilyConfig
 
 __all__ = ["FAMILIES", "config_class"]
 
-FAMILIES = {"mocogan": "kinema.families.mocogan:MoCoGANConfig"}
+FAMILIES = {
+    "mocogan": "kinema.families.mocogan:MoCoGANConfig",
+    "svg-lp": "kinema.families.svg_lp:SVGLPConfig",
+}
 
 
 def config_class(name: str) -> type[FamilyConfig]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["mean_interval"]
+__all__ = ["interval", "mean_interval"]
 
 RESAMPLES = 2000
 
@@ -24,3 +26,18 @@ def mean_interval(values: Float[Tensor, " N"], level: float = 0.95, seed: int = 
     means = torch.from_numpy(samples[picks].mean(1))
     low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return float(samples.mean()), low, high
+
+
+def interval(
+    of: Callable[[np.ndarray], float], units: int, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """The value of `of` over all units, given as their numbers, and the ends of its percentile bootstrap interval.
+
+    Resamples for which it is NaN are left out. Raises ValueError for fewer than 2 units.
+    """
+    if units < 2:
+        raise ValueError("an interval needs at least 2 units")
+    rng = np.random.default_rng(seed)
+    values = [of(rng.integers(units, size=units)) for _ in range(RESAMPLES)]
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return of(np.arange(units)), float(low), float(high)
