@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["Facts", "Family", "FamilyConfig", "Turn"]
+
+Config = TypeVar("Config", bound="FamilyConfig")
 
 
 def _nothing() -> None:
@@ -44,6 +46,7 @@ class Facts:
     classes: tuple[str, ...] = ()  # the names of the labels, in the order of their numbers
 
 
+@dataclass(frozen=True)
 class FamilyConfig(ABC):
     """The base of the frozen dataclass beside each family; its fields are the family's settings."""
 
@@ -57,6 +60,19 @@ class FamilyConfig(ABC):
     @abstractmethod
     def build(self) -> Family:
         """The untrained family; raises ValueError where the settings do not fit together."""
+
+    def completed(self: Config, **found: object) -> Config:
+        """The same configuration with open fields as they were found; raises ValueError if one is set otherwise."""
+        for name, value in found.items():
+            if getattr(self, name) not in (None, value):
+                raise ValueError(f"{name} is {getattr(self, name)}, but the clips have {value}: leave it open")
+        return replace(self, **found)
+
+    def filled(self, *names: str) -> list[int]:
+        """The values of sizes that `fitted` fills in; raises ValueError if one is still open."""
+        if still_open := [name for name in names if getattr(self, name) is None]:
+            raise ValueError(f"{', '.join(still_open)} left open: complete the configuration with fitted(facts)")
+        return [getattr(self, name) for name in names]
 
 
 class Family(nn.Module, ABC):
