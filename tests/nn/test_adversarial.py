@@ -36,13 +36,23 @@ def test_relativistic_compares_pairs() -> None:
     assert generator_loss("relativistic", FAKE, lambda: REAL).item() == pytest.approx(generator, rel=1e-6)
 
 
+def test_hinge_asks_for_margins_of_one() -> None:
+    assert critic_loss("hinge", REAL, FAKE).item() == pytest.approx((0 + 2.0) / 2 + (1.5 + 4.0) / 2)
+    assert generator_loss("hinge", FAKE, never).item() == pytest.approx(-(0.5 + 3.0) / 2)
+
+
+def test_wasserstein_is_the_difference_of_the_means() -> None:
+    assert critic_loss("wasserstein", REAL, FAKE).item() == pytest.approx((0.5 + 3.0) / 2 - (2.0 - 1.0) / 2)
+    assert generator_loss("wasserstein", FAKE, never).item() == pytest.approx(-(0.5 + 3.0) / 2)
+
+
 def test_a_generator_does_not_move_what_is_real() -> None:
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
     generator_loss("relativistic", fake, lambda: real * 2).backward()
     assert real.grad is None and fake.grad is not None
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "relativistic"])
+@pytest.mark.parametrize("kind", ["vanilla", "relativistic", "hinge", "wasserstein"])
 def test_losses_are_float32_and_stay_finite_for_any_logits(kind: str) -> None:
     low, high = torch.full((2, 1), -1e4).bfloat16(), torch.full((2, 1), 1e4).bfloat16()
     for loss in (critic_loss(kind, low, high), generator_loss(kind, low, lambda: high)):

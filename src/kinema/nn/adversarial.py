@@ -12,19 +12,25 @@ from torch import Tensor
 
 __all__ = ["AdversarialLoss", "critic_loss", "generator_loss", "gradient_penalty", "r1_and_r2"]
 
-AdversarialLoss = Literal["vanilla", "relativistic"]
+AdversarialLoss = Literal["vanilla", "relativistic", "hinge", "wasserstein"]
 
 
 def critic_loss(kind: AdversarialLoss, real: Float[Tensor, "B *N"], fake: Float[Tensor, "B *N"]) -> Float[Tensor, ""]:
     """What a critic descends, from its logits on real and generated samples.
 
     "vanilla" is the cross-entropy of Goodfellow et al. 2014 (arXiv 1406.2661, eq. 1); "relativistic" pairs each real
-    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, section 4; R3GAN, arXiv 2501.05441, eq. 2).
+    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, section 4; R3GAN, arXiv 2501.05441, eq. 2);
+    "hinge" asks for margins of 1 (Lim and Ye 2017, arXiv 1705.02894); "wasserstein" is the difference of the means and
+    wants a critic whose slope is bounded (Arjovsky et al. 2017, arXiv 1701.07875, eq. 2).
     """
     real, fake = real.float(), fake.float()
     if kind == "vanilla":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
-    return F.softplus(fake - real).mean()
+    if kind == "relativistic":
+        return F.softplus(fake - real).mean()
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return fake.mean() - real.mean()
 
 
 def generator_loss(
@@ -37,9 +43,11 @@ def generator_loss(
     fake = fake.float()
     if kind == "vanilla":
         return F.softplus(-fake).mean()
-    with torch.no_grad():
-        on_real = real().float()
-    return F.softplus(on_real - fake).mean()
+    if kind == "relativistic":
+        with torch.no_grad():
+            on_real = real().float()
+        return F.softplus(on_real - fake).mean()
+    return -fake.mean()
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], samples: Float[Tensor, "B *N"]) -> Float[Tensor, ""]:
