@@ -81,6 +81,7 @@ class Family(nn.Module, ABC):
     accepts: ClassVar[frozenset[str]]  # the fields of Conditions that it can use
     streams: ClassVar[frozenset[str]]  # the streams of Noise that it draws from
     generator: nn.Module  # all that sampling needs: what the moving average follows and what export holds
+    longest: int | None = None  # how many frames `generate` can draw at most; None: any number
 
     @abstractmethod
     def turns(self) -> Sequence[Turn]:
@@ -91,7 +92,9 @@ class Family(nn.Module, ABC):
         """Yield chunks [B, t, 3, H, W] in [-1, 1] as they are ready, `frames` in all; B is len(noise)."""
 
     def refuse_unusable(self, given: Conditions) -> None:
-        """Raise ValueError if `given` holds a condition that this family cannot use."""
+        """Raise ValueError if `given` holds a condition that this family cannot use, or half of a pair."""
         if foreign := sorted(given.present - self.accepts):
             usable = ", ".join(sorted(self.accepts)) or "no condition"
             raise ValueError(f"{type(self).__name__} cannot use {', '.join(foreign)}; it accepts {usable}")
+        if (given.known is None) != (given.mask is None):
+            raise ValueError("known and mask are one pair: give the known pixels and where they are known")
