@@ -36,6 +36,7 @@ class Instance:
 
 
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
+VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
 MODERN = PENALISED | {"noise": 0.0}
 
@@ -45,6 +46,8 @@ INSTANCES = {
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),
     "mocogan-modern": Instance("mocogan", MOCOGAN | MODERN),
     "mocogan-modern-labels": Instance("mocogan", MOCOGAN | MODERN, labels=True),
+    "vgan-paper": Instance("vgan", VGAN),
+    "vgan-modern": Instance("vgan", VGAN | PENALISED),
 }
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kinema.data.clips import DataConfig
 from kinema.families.mocogan import MoCoGANConfig
+from kinema.families.vgan import VGANConfig
 from kinema.train import Experiment, TrainConfig
 
 __all__ = ["PRESETS", "preset"]
@@ -36,8 +37,19 @@ def _small_data(ngf: int, ndf: int) -> MoCoGANConfig:
     return MoCoGANConfig(ngf=ngf, ndf=ndf, augment=True)
 
 
+def vgan_paper() -> Experiment:
+    """The authors' network and recipe: 64x64, 32 frames, 64 clips a step."""
+    return Experiment(VGANConfig(), DataConfig(frames=32), TrainConfig(batch=64, average=0.0))
+
+
+def vgan_cpu() -> Experiment:
+    """For a laptop and tens to thousands of clips: fewer channels, augmentation and a moving average."""
+    return Experiment(VGANConfig(ngf=32, ndf=32, augment=True), DataConfig(), TrainConfig(batch=16, average=0.998))
+
+
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
+    "vgan": {"cpu": vgan_cpu, "paper": vgan_paper},
 }
 
 

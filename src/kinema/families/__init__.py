@@ -8,7 +8,10 @@ from kinema.family import FamilyConfig
 
 __all__ = ["FAMILIES", "config_class"]
 
-FAMILIES = {"mocogan": "kinema.families.mocogan:MoCoGANConfig"}
+FAMILIES = {
+    "mocogan": "kinema.families.mocogan:MoCoGANConfig",
+    "vgan": "kinema.families.vgan:VGANConfig",
+}
 
 
 def config_class(name: str) -> type[FamilyConfig]:
