@@ -36,6 +36,7 @@ class Instance:
 
 
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
+TGAN = {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2}
 VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
 MODERN = PENALISED | {"noise": 0.0}
@@ -46,6 +47,9 @@ INSTANCES = {
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),
     "mocogan-modern": Instance("mocogan", MOCOGAN | MODERN),
     "mocogan-modern-labels": Instance("mocogan", MOCOGAN | MODERN, labels=True),
+    "tgan-paper": Instance("tgan", TGAN),
+    "tgan-paper-labels": Instance("tgan", TGAN, labels=True),
+    "tgan-modern-labels": Instance("tgan", TGAN | PENALISED | {"clip_every": 0}, labels=True),
     "vgan-paper": Instance("vgan", VGAN),
     "vgan-modern": Instance("vgan", VGAN | PENALISED),
 }

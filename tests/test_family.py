@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import torch
 
+from kinema.families.tgan import TGANConfig
 from kinema.families.vgan import VGANConfig
 from kinema.family import Facts, Family, FamilyConfig
+from kinema.types import Conditions
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,15 @@ def test_open_fields_cannot_be_built_with() -> None:
         Config().filled("width", "height")
 
 
-@pytest.mark.parametrize("config", [VGANConfig()])
+@pytest.mark.parametrize("config", [TGANConfig(), VGANConfig()])
 def test_sizes_that_are_no_multiples_are_refused(config: FamilyConfig) -> None:
     with pytest.raises(ValueError, match="multiples of 16, not 16 and 24"):
         config.fitted(Facts(8, 16, 24)).build()
+
+
+def test_known_and_mask_are_one_pair() -> None:
+    family = TGANConfig(ngf=1, ngf_path=1, ndf=1).fitted(Facts(2, 16, 16)).build()
+    with pytest.raises(ValueError, match="one pair"):
+        family.refuse_unusable(Conditions(known=torch.zeros(1, 2, 3, 16, 16)))
+    with pytest.raises(ValueError, match="one pair"):
+        family.refuse_unusable(Conditions(mask=torch.ones(1, 2, 1, 16, 16, dtype=torch.bool)))

@@ -10,6 +10,7 @@ __all__ = ["FAMILIES", "config_class"]
 
 FAMILIES = {
     "mocogan": "kinema.families.mocogan:MoCoGANConfig",
+    "tgan": "kinema.families.tgan:TGANConfig",
     "vgan": "kinema.families.vgan:VGANConfig",
 }
 
