@@ -4,7 +4,8 @@
 
 - default: kinema as it comes, with the precision it finds for the machine;
 - float32: the same with --train.precision float32;
-- plain:   the network in a plain float32 port (plain_mocogan.py), in a process whose memory allocator is as it comes.
+- plain:   the authors' network in a plain float32 port (plain_mocogan.py and others), in a process whose memory
+           allocator is as it comes.
 
 Each is a process of its own. They take turns, one iteration each, so that they never compete and the machine's noise
 meets all alike: seconds are medians, and "over" is the median of the ratios of neighbouring iterations.
@@ -24,9 +25,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import plain_mocogan
+import plain_tgan
+import plain_vgan
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +48,7 @@ from kinema.types import Batch, Conditions
 
 CLASSES = ("a", "b", "c", "d")
 WARM_UPS = 2
-PLAIN = {("mocogan", "paper")}  # what there is a plain port of
+PLAIN = {("mocogan", "paper"): plain_mocogan, ("tgan", "paper"): plain_tgan, ("vgan", "paper"): plain_vgan}
 SIDE = 2048  # of the matrices whose product measures the machine
 
 
@@ -70,21 +74,21 @@ def kinema_step(experiment: Experiment, precision: run.Precision) -> Callable[[]
     return Trainer(experiment, RandomClips(experiment.data, experiment.train.batch), place).advance
 
 
-def plain_step(experiment: Experiment) -> Callable[[], object]:
-    """One iteration of the plain port on clips of the same number and size."""
+def plain_step(experiment: Experiment, port: ModuleType) -> Callable[[], object]:
+    """One iteration of a plain port on clips of the same number and size."""
     device = run.start().device
     clips = RandomClips(experiment.data, experiment.train.batch)
     frames, labels = clips.frames.to(device), clips.labels.to(device)
     images, videos = frames[:, 0].contiguous(), frames.transpose(1, 2).contiguous()
-    players = plain_mocogan.build(len(CLASSES), device=device)
-    return lambda: plain_mocogan.step(players, images, videos, labels)
+    players = port.build(len(CLASSES), device=device)
+    return lambda: port.step(players, images, videos, labels)
 
 
 def work(player: str, family: str, name: str) -> None:
     """Answer each line of stdin with one number: "step" with its seconds, "count" with the GFLOP of a step."""
     experiment = preset(family, name)
     if player == "plain":
-        step = plain_step(experiment)
+        step = plain_step(experiment, PLAIN[family, name])
     else:
         step = kinema_step(experiment, "float32" if player == "float32" else "auto")
     print(0.0, flush=True)  # ready
