@@ -98,8 +98,8 @@ class Networks:
     optimizers: tuple[Adam, ...]
 
 
-def build(*, width: int = 64, device: torch.device | str = "cpu") -> Networks:
-    """Untrained networks on `device`."""
+def build(categories: int, *, width: int = 64, device: torch.device | str = "cpu") -> Networks:
+    """Untrained networks on `device`; `categories` are of no use to them."""
     predictor = Recurrence(CODE + LATENT, (CODE,), 2)
     posterior, prior = (Recurrence(CODE, (LATENT, LATENT), 1) for _ in range(2))
     networks = [network.to(device) for network in (Encoder(width), Decoder(width), predictor, posterior, prior)]
@@ -118,8 +118,9 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def step(networks: Networks, frames: Sequence[Tensor]) -> dict[str, Tensor]:
-    """One iteration on the frames [B, 3, 64, 64] in [0, 1] of B clips, more than PAST; gives the losses."""
+def step(networks: Networks, images: Tensor, videos: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """One iteration on `videos` [B, 3, T, 64, 64], T above PAST; the rest is of no use to them; gives the losses."""
+    frames = (videos / 2 + 0.5).movedim(2, 0).contiguous().unbind()
     for optimizer in networks.optimizers:
         optimizer.zero_grad()
     for recurrence in (networks.predictor, networks.posterior, networks.prior):

@@ -26,10 +26,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import plain_mocogan
 import plain_svg_lp
+import plain_tgan
+import plain_vgan
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -47,7 +50,12 @@ from kinema.types import Batch, Conditions
 
 CLASSES = ("a", "b", "c", "d")
 WARM_UPS = 2
-PLAIN = {("mocogan", "paper"), ("svg-lp", "paper")}  # what there is a plain port of
+PLAIN = {  # the authors' networks that there is a plain port of
+    ("mocogan", "paper"): plain_mocogan,
+    ("svg-lp", "paper"): plain_svg_lp,
+    ("tgan", "paper"): plain_tgan,
+    ("vgan", "paper"): plain_vgan,
+}
 SMALLER = {("svg-lp", "paper"): {"data": {"frames": 20}, "train": {"batch": 16}}}
 SIDE = 2048  # of the matrices whose product measures the machine
 
@@ -74,24 +82,21 @@ def kinema_step(experiment: Experiment, precision: run.Precision) -> Callable[[]
     return Trainer(experiment, RandomClips(experiment.data, experiment.train.batch), place).advance
 
 
-def plain_step(family: str, experiment: Experiment) -> Callable[[], object]:
-    """One iteration of the plain port on clips of the same number and size."""
+def plain_step(experiment: Experiment, port: ModuleType) -> Callable[[], object]:
+    """One iteration of a plain port on clips of the same number and size."""
     device = run.start().device
     clips = RandomClips(experiment.data, experiment.train.batch)
     frames, labels = clips.frames.to(device), clips.labels.to(device)
-    if family == "svg-lp":
-        networks, seen = plain_svg_lp.build(device=device), (frames / 2 + 0.5).transpose(0, 1).contiguous()
-        return lambda: plain_svg_lp.step(networks, seen.unbind())
     images, videos = frames[:, 0].contiguous(), frames.transpose(1, 2).contiguous()
-    players = plain_mocogan.build(len(CLASSES), device=device)
-    return lambda: plain_mocogan.step(players, images, videos, labels)
+    players = port.build(len(CLASSES), device=device)
+    return lambda: port.step(players, images, videos, labels)
 
 
 def work(player: str, family: str, name: str) -> None:
     """Answer each line of stdin with one number: "step" with its seconds, "count" with the GFLOP of a step."""
     experiment = preset(family, name).changed(**SMALLER.get((family, name), {}))
     if player == "plain":
-        step = plain_step(family, experiment)
+        step = plain_step(experiment, PLAIN[family, name])
     else:
         step = kinema_step(experiment, "float32" if player == "float32" else "auto")
     print(0.0, flush=True)  # ready

@@ -38,7 +38,10 @@ class Instance:
 
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
 SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
-MODERN = {"coordinates": True, "norm": "none", "noise": 0.0, "loss": "relativistic", "penalty": 1.0, "augment": True}
+TGAN = {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2}
+VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
+PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
+MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
 
 INSTANCES = {
     "mocogan-paper": Instance("mocogan", MOCOGAN),
@@ -48,6 +51,11 @@ INSTANCES = {
     "mocogan-modern-labels": Instance("mocogan", MOCOGAN | MODERN, labels=True),
     "svg-lp": Instance("svg-lp", SVG, steps=32),  # begins with small weights
     "svg-lp-deterministic": Instance("svg-lp", SVG | {"latent": 0, "pixel": "l1", "gradient": 1.0}),
+    "tgan-paper": Instance("tgan", TGAN),
+    "tgan-paper-labels": Instance("tgan", TGAN, labels=True),
+    "tgan-modern-labels": Instance("tgan", TGAN | PENALISED | {"clip_every": 0}, labels=True),
+    "vgan-paper": Instance("vgan", VGAN),
+    "vgan-modern": Instance("vgan", VGAN | PENALISED),
 }
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -120,8 +128,12 @@ def test_every_family_has_an_instance() -> None:
     assert {instance.family for instance in INSTANCES.values()} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("frames", [1, 5, 16, 33])
+@pytest.mark.parametrize("frames", [1, 5, 8, 16, 33])
 def test_any_number_of_frames_in_range(family: Family, run: Run, frames: int) -> None:
+    if family.longest is not None and frames > family.longest:
+        with pytest.raises(ValueError, match=f"at most {family.longest}: .*--data.frames {frames}"):
+            clip(family, run, Noise((0, 1)), frames)
+        return
     clips = clip(family, run, Noise((0, 1)), frames)
     assert clips.shape == (2, frames, 3, 16, 32)
     assert clips.dtype == torch.float32
@@ -129,8 +141,12 @@ def test_any_number_of_frames_in_range(family: Family, run: Run, frames: int) ->
     assert clips.abs().max() <= 1
 
 
+def test_what_is_trained_can_be_drawn(trainer: Trainer) -> None:
+    assert trainer.family.longest is None or trainer.family.longest >= trainer.facts.frames
+
+
 def test_a_longer_clip_begins_as_a_shorter_one(family: Family, run: Run) -> None:
-    long, short = clip(family, run, Noise((0,)), 33), clip(family, run, Noise((0,)), 5)
+    long, short = clip(family, run, Noise((0,)), family.longest or 33), clip(family, run, Noise((0,)), 5)
     other = clip(family, run, Noise((1,)), 5)
     assert_nearer(long[:, :5], short, other if family.streams else -short, run)
 
@@ -190,6 +206,17 @@ def test_a_checkpoint_makes_the_same_clips(trainer: Trainer, run: Run, tmp_path:
     model = load(tmp_path, run)
     assert model.facts == trainer.facts
     torch.testing.assert_close(clip(model.family, run, Noise((0, 1))), clips, rtol=0, atol=0)
+
+
+def test_a_resumed_run_equals_an_unbroken_one(trainer: Trainer, instance: Instance, run: Run, tmp_path: Path) -> None:
+    checkpoint.save_step(tmp_path, trainer.state())
+    resumed = untrained(instance, run)
+    resumed.restore(checkpoint.load(tmp_path))
+    resumed.advance()
+    unbroken = untrained(instance, run)
+    for _ in range(trainer.step + 1):
+        unbroken.advance()
+    torch.testing.assert_close(resumed.family.state_dict(), unbroken.family.state_dict(), rtol=0, atol=0)
 
 
 def test_a_turn_changes_its_player_and_nobody_else(instance: Instance, run: Run) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from kinema import checkpoint
+from kinema.data.clips import DataConfig
+from kinema.families import config_class
 from kinema.run import Run
-from kinema.train import Experiment, train
+from kinema.train import Experiment, TrainConfig, train
 from kinema.worlds.shape_motion import ShapeMotion
 
 RANK = """
+import json
 import sys
 from pathlib import Path
 
 import torch
 
 from kinema.data.clips import DataConfig
-from kinema.families.mocogan import MoCoGANConfig
+from kinema.families import config_class
 from kinema.run import start
 from kinema.train import Experiment, TrainConfig, Trainer, train
 from kinema.worlds.shape_motion import ShapeMotion
@@ -30,7 +34,7 @@ from kinema.worlds.shape_motion import ShapeMotion
 out = Path(sys.argv[1])
 place = start("cpu", "float32")
 data = DataConfig(frames=8, height=16, width=32)
-family = MoCoGANConfig(content=4, motion=3, ngf=2, ndf=2, ndf_image=2)
+family = config_class(sys.argv[2])(**json.loads(sys.argv[3]))
 experiment = Experiment(family, data, TrainConfig(steps=3, batch=4))
 world = ShapeMotion(8, 16, 32)
 train(experiment, out / "run", source=world, run=place)
@@ -42,14 +46,22 @@ torch.distributed.destroy_process_group()
 """
 
 
+FAMILIES = {
+    "mocogan": {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2},
+    "tgan": {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2, "clip_every": 1},
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(("family", "settings"), FAMILIES.items(), ids=FAMILIES)
 def test_two_ranks_end_with_the_same_weights(
-    tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Run, tmp_path: Path
+    family: str, settings: dict[str, Any], world: ShapeMotion, cpu: Run, tmp_path: Path
 ) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, str(script), str(tmp_path)], capture_output=True, text=True)
+    words = [*torchrun, str(script), str(tmp_path), family, json.dumps(settings)]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -58,5 +70,7 @@ def test_two_ranks_end_with_the_same_weights(
     assert saved.step == 3
     torch.testing.assert_close({name: saved.training[name] for name in first}, first, rtol=0, atol=0)
 
-    alone = checkpoint.load(train(tiny(steps=3), tmp_path / "alone", source=world, run=cpu))
+    data = DataConfig(frames=8, height=16, width=32)
+    experiment = Experiment(config_class(family)(**settings), data, TrainConfig(steps=3, batch=4))
+    alone = checkpoint.load(train(experiment, tmp_path / "alone", source=world, run=cpu))
     assert any(not torch.equal(alone.training[name], first[name]) for name in first)

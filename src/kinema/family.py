@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["Facts", "Family", "FamilyConfig", "Scoring", "Turn"]
+
+Config = TypeVar("Config", bound="FamilyConfig")
 
 
 def _nothing() -> None:
@@ -44,6 +46,7 @@ class Facts:
     classes: tuple[str, ...] = ()  # the names of the labels, in the order of their numbers
 
 
+@dataclass(frozen=True)
 class FamilyConfig(ABC):
     """The base of the frozen dataclass beside each family; its fields are the family's settings."""
 
@@ -58,6 +61,19 @@ class FamilyConfig(ABC):
     def build(self) -> Family:
         """The untrained family; raises ValueError where the settings do not fit together."""
 
+    def completed(self: Config, **found: object) -> Config:
+        """The same configuration with open fields as they were found; raises ValueError if one is set otherwise."""
+        for name, value in found.items():
+            if getattr(self, name) not in (None, value):
+                raise ValueError(f"{name} is {getattr(self, name)}, but the clips have {value}: leave it open")
+        return replace(self, **found)
+
+    def filled(self, *names: str) -> list[int]:
+        """The values of sizes that `fitted` fills in; raises ValueError if one is still open."""
+        if still_open := [name for name in names if getattr(self, name) is None]:
+            raise ValueError(f"{', '.join(still_open)} left open: complete the configuration with fitted(facts)")
+        return [getattr(self, name) for name in names]
+
 
 class Family(nn.Module, ABC):
     """A video generation model with all the players that train it."""
@@ -66,6 +82,7 @@ class Family(nn.Module, ABC):
     streams: frozenset[str]  # the streams of Noise that it draws from
     past: int = 0  # the first frames that training gives it; above 0, sampling must give some
     generator: nn.Module  # all that sampling needs: what the moving average follows and what export holds
+    longest: int | None = None  # how many frames `generate` can draw at most; None: any number
 
     @abstractmethod
     def turns(self) -> Sequence[Turn]:
@@ -76,10 +93,12 @@ class Family(nn.Module, ABC):
         """Yield chunks [B, t, 3, H, W] in [-1, 1] as they are ready, `frames` in all; B is len(noise)."""
 
     def refuse_unusable(self, given: Conditions) -> None:
-        """Raise ValueError if `given` holds a condition that this family cannot use."""
+        """Raise ValueError if `given` holds a condition that this family cannot use, or half of a pair."""
         if foreign := sorted(given.present - self.accepts):
             usable = ", ".join(sorted(self.accepts)) or "no condition"
             raise ValueError(f"{type(self).__name__} cannot use {', '.join(foreign)}; it accepts {usable}")
+        if (given.known is None) != (given.mask is None):
+            raise ValueError("known and mask are one pair: give the known pixels and where they are known")
 
 
 @runtime_checkable

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from kinema.data.clips import DataConfig
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.svg_lp import SVGLPConfig
+from kinema.families.tgan import TGANConfig
+from kinema.families.vgan import VGANConfig
 from kinema.train import Experiment, TrainConfig
 
 __all__ = ["PRESETS", "preset"]
@@ -53,9 +55,32 @@ def svg_lp_cpu() -> Experiment:
     )
 
 
+def tgan_paper() -> Experiment:
+    """The authors' network and recipe at 64x64, 16 frames, 32 clips a step; AdamW stands in for their RMSprop."""
+    return Experiment(TGANConfig(), DataConfig(), TrainConfig(batch=32, lr=5e-5, betas=(0.0, 0.99), average=0.0))
+
+
+def tgan_cpu() -> Experiment:
+    """For a laptop: fewer channels, the cross-entropy without clipping, augmentation and a moving average."""
+    family = TGANConfig(ngf=16, ndf=32, loss="vanilla", clip_every=0, augment=True)
+    return Experiment(family, DataConfig(), TrainConfig(batch=16, average=0.998))
+
+
+def vgan_paper() -> Experiment:
+    """The authors' network and recipe: 64x64, 32 frames, 64 clips a step."""
+    return Experiment(VGANConfig(), DataConfig(frames=32), TrainConfig(batch=64, average=0.0))
+
+
+def vgan_cpu() -> Experiment:
+    """For a laptop and tens to thousands of clips: fewer channels, augmentation and a moving average."""
+    return Experiment(VGANConfig(ngf=32, ndf=32, augment=True), DataConfig(), TrainConfig(batch=16, average=0.998))
+
+
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
+    "tgan": {"cpu": tgan_cpu, "paper": tgan_paper},
+    "vgan": {"cpu": vgan_cpu, "paper": vgan_paper},
 }
 
 

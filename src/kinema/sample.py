@@ -42,10 +42,15 @@ def stream(
 ) -> Iterator[Float[Tensor, "B t 3 H W"]]:
     """Yield float32 chunks in [-1, 1] of len(noise) clips, `frames` frames in all, as they are ready.
 
-    Raises ValueError if the family cannot use a condition or a stream of noise, or if `frames` is less than 1.
+    Raises ValueError if the family cannot use a condition or a stream of noise, or cannot draw so many frames.
     """
     if frames < 1:
         raise ValueError(f"frames must be at least 1, not {frames}")
+    if family.longest is not None and frames > family.longest:
+        raise ValueError(
+            f"{type(family).__name__} draws all frames of a clip at once, and this one at most {family.longest}: "
+            f"ask for no more, or train it on clips of {frames} (--data.frames {frames})"
+        )
     family.refuse_unusable(given)
     if foreign := sorted(set(noise.streams) - family.streams):
         drawn = ", ".join(sorted(family.streams)) or "none"

@@ -140,7 +140,7 @@ def mask(*frames: int, of: int = 4) -> Tensor:
     ("settings", "says"),
     [
         ({}, "give the first ones .kinema sample MODEL --known CLIP"),
-        ({"known": torch.zeros(1, 4, 3, 16, 32)}, "give the first ones"),
+        ({"known": torch.zeros(1, 4, 3, 16, 32)}, "one pair"),
         (
             {"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask()},
             "make the mask true in all pixels of the first frame",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinema.nn.adversarial import critic_loss, generator_loss, gradient_penalty
+from kinema.nn.adversarial import critic_loss, generator_loss, gradient_penalty, r1_and_r2
 
 REAL, FAKE = torch.tensor([[2.0], [-1.0]]), torch.tensor([[0.5], [3.0]])
 
@@ -36,7 +36,23 @@ def test_relativistic_compares_pairs() -> None:
     assert generator_loss("relativistic", FAKE, lambda: REAL).item() == pytest.approx(generator, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["vanilla", "relativistic"])
+def test_hinge_asks_for_margins_of_one() -> None:
+    assert critic_loss("hinge", REAL, FAKE).item() == pytest.approx((0 + 2.0) / 2 + (1.5 + 4.0) / 2)
+    assert generator_loss("hinge", FAKE, never).item() == pytest.approx(-(0.5 + 3.0) / 2)
+
+
+def test_wasserstein_is_the_difference_of_the_means() -> None:
+    assert critic_loss("wasserstein", REAL, FAKE).item() == pytest.approx((0.5 + 3.0) / 2 - (2.0 - 1.0) / 2)
+    assert generator_loss("wasserstein", FAKE, never).item() == pytest.approx(-(0.5 + 3.0) / 2)
+
+
+def test_a_generator_does_not_move_what_is_real() -> None:
+    real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+    generator_loss("relativistic", fake, lambda: real * 2).backward()
+    assert real.grad is None and fake.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "relativistic", "hinge", "wasserstein"])
 def test_losses_are_float32_and_stay_finite_for_any_logits(kind: str) -> None:
     low, high = torch.full((2, 1), -1e4).bfloat16(), torch.full((2, 1), 1e4).bfloat16()
     for loss in (critic_loss(kind, low, high), generator_loss(kind, low, lambda: high)):
@@ -63,3 +79,18 @@ def test_penalty_is_taken_at_each_sample() -> None:
     samples = torch.tensor([[1.0], [2.0]])
     assert gradient_penalty(lambda x: x**2, samples).item() == pytest.approx((2.0**2 + 4.0**2) / 2 / 2)
     assert not samples.requires_grad
+
+
+def test_penalties_are_of_a_quarter_of_the_batch() -> None:
+    real, fake = torch.arange(8.0)[:, None], torch.arange(8.0)[:, None] + 10
+    seen: list[Tensor] = []
+
+    def critic(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return x**2
+
+    penalty = torch.as_tensor(r1_and_r2(3.0, critic, real, fake)).item()
+    assert [x.tolist() for x in seen] == [[[0.0], [1.0]], [[10.0], [11.0]]]
+    expected = 3 * ((0 + 2.0**2) / 2 / 2 + (20.0**2 + 22.0**2) / 2 / 2)
+    assert penalty == pytest.approx(expected)
+    assert r1_and_r2(0.0, never, real, fake) == 0

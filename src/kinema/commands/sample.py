@@ -36,7 +36,7 @@ class Arguments:
     seed: int = 0
     """Of the first clip; the next one has the next seed."""
     frames: int | None = None
-    """Frames a clip; as many as in training if not given, any number if given."""
+    """Frames a clip; as many as in training if not given. Families that draw all frames at once have no more."""
     label: tuple[str, ...] = ()
     """Names or numbers of classes, taken in turn; drawn at random if not given."""
     known: Annotated[str | None, tyro.conf.arg(metavar="CLIP")] = None

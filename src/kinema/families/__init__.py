@@ -11,6 +11,8 @@ __all__ = ["FAMILIES", "config_class"]
 FAMILIES = {
     "mocogan": "kinema.families.mocogan:MoCoGANConfig",
     "svg-lp": "kinema.families.svg_lp:SVGLPConfig",
+    "tgan": "kinema.families.tgan:TGANConfig",
+    "vgan": "kinema.families.vgan:VGANConfig",
 }
 
 

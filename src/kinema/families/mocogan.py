@@ -9,10 +9,9 @@ clips whose category it can tell (section 3.3).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
-from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, gradient_penalty
+from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, r1_and_r2
 from kinema.nn.augment import augment
 from kinema.nn.coordinates import Coordinates
-from kinema.nn.noise import gaussian
+from kinema.nn.critic import Critic, CriticNorm, clips_seen, keep_scale
+from kinema.nn.labels import labels
 from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["MoCoGAN", "MoCoGANConfig"]
@@ -57,7 +57,7 @@ class MoCoGANConfig(FamilyConfig):
     """Channels of the clip critic after its input layer: most of a step's cost."""
     ndf_image: int = 64
     """Channels of the image critic after its input layer."""
-    norm: Literal["batch", "none"] = "batch"
+    norm: CriticNorm = "batch"
     """Normalisation in the critics; a gradient penalty wants "none"."""
     noise: float = 0.1
     """Standard deviation of the Gaussian noise added to the input of the critics' strided layers."""
@@ -81,10 +81,7 @@ class MoCoGANConfig(FamilyConfig):
         found = {"frames": facts.frames, "height": facts.height, "width": facts.width}
         if facts.classes or self.categories is None:
             found["categories"] = len(facts.classes)
-        for name, value in found.items():
-            if getattr(self, name) not in (None, value):
-                raise ValueError(f"mocogan: {name} is {getattr(self, name)}, but the clips have {value}: leave it open")
-        return replace(self, **found)
+        return self.completed(**found)
 
     def build(self) -> MoCoGAN:
         """The untrained model."""
@@ -129,34 +126,12 @@ class Generator(nn.Module):
         return rearrange(frames, "(b t) c h w -> b t c h w", b=len(content))
 
 
-class Critic(nn.Module):
-    """Convolutions from pixels to logits, with noise at the input of each strided one (the authors' code)."""
-
-    def __init__(self, convolutions: Sequence[nn.Conv2d | nn.Conv3d], norms: Sequence[nn.Module], noise: float) -> None:
-        super().__init__()
-        self.convolutions, self.norms, self.noise = nn.ModuleList(convolutions), nn.ModuleList(norms), noise
-        self.noisy = [noise > 0 and max(convolution.stride) > 1 for convolution in convolutions]
-
-    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        last = len(self.convolutions) - 1
-        for index, (convolution, noisy) in enumerate(zip(self.convolutions, self.noisy, strict=True)):
-            if noisy:
-                # drawn channels-last, as x is: another layout would be turned again in every convolution
-                noise = gaussian(x.movedim(1, -1).shape, generator, x.dtype).movedim(-1, 1)
-                x = torch.add(x, noise, alpha=self.noise)
-            x = convolution(x)
-            if index < last:
-                x = F.leaky_relu(self.norms[index](x), 0.2, inplace=True)
-        return x
-
-
 def image_critic(config: MoCoGANConfig) -> Critic:
     """The critic D_I of single frames [B, 3, H, W]: a grid of logits [B, 1, h, w], one a patch."""
     batch = config.norm == "batch"
     widths = [3, *(config.ndf_image * m for m in (1, 2, 4))]
     convolutions = [nn.Conv2d(i, o, 4, 2, 1, bias=not batch) for i, o in zip(widths, [*widths[1:], 1], strict=True)]
-    norms = [nn.Identity(), *(nn.BatchNorm2d(w) if batch else nn.Identity() for w in widths[2:])]
-    return Critic(convolutions, norms, config.noise)
+    return Critic(convolutions, config.norm, config.noise)
 
 
 def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: int, width: int) -> Critic:
@@ -170,8 +145,7 @@ def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: in
         convolutions.append(nn.Conv3d(i, o, (kernel, 4, 4), (1, 2, 2), (0, 1, 1), bias=not batch))
     kernel = (min(4, frames), min(4, height // 16), min(4, width // 16))
     convolutions.append(nn.Conv3d(widths[-1], 1 + categories, kernel, bias=not batch))
-    norms = [nn.Identity(), *(nn.BatchNorm3d(w) if batch else nn.Identity() for w in widths[2:])]
-    return Critic(convolutions, norms, config.noise)
+    return Critic(convolutions, config.norm, config.noise)
 
 
 class MoCoGAN(Family):
@@ -184,18 +158,14 @@ class MoCoGAN(Family):
 
     def __init__(self, config: MoCoGANConfig) -> None:
         super().__init__()
-        frames, height, width, categories = config.frames, config.height, config.width, config.categories
-        if frames is None or height is None or width is None or categories is None:
-            raise ValueError("mocogan: frames, height, width or categories are open: complete them with fitted(facts)")
+        frames, height, width, categories = config.filled("frames", "height", "width", "categories")
         if min(height, width) < 16 or height % 16 or width % 16:
             raise ValueError(f"mocogan: height and width must be multiples of 16, not {height} and {width}")
         self.config = config
         self.generator = Generator(config, categories, height, width)
         self.image_critic = image_critic(config)
         self.video_critic = video_critic(config, categories, frames, height, width)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, 0.2)  # keeps the scale where no normalisation does
+        keep_scale(self)
 
     def turns(self) -> Sequence[Turn]:
         """Both critics, then the generator against both (equation 4, and 5 for the categories)."""
@@ -226,7 +196,7 @@ class MoCoGAN(Family):
 
     def _clips_seen(self, clips: Tensor, generator: torch.Generator) -> Tensor:
         """What D_V sees of clips: all of them, [B, 3, T, H, W]."""
-        return rearrange(augment(clips, generator) if self.config.augment else clips, "b t c h w -> b c t h w")
+        return clips_seen(clips, generator, self.config.augment)
 
     def _image_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -234,7 +204,7 @@ class MoCoGAN(Family):
         real, fake = self._frames_seen(batch.frames, generator), self._frames_seen(images, generator)
         critic = partial(self.image_critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
-        return loss + self._penalty(critic, real, fake), {"image_critic": loss}
+        return loss + r1_and_r2(self.config.penalty, critic, real, fake), {"image_critic": loss}
 
     def _video_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -244,7 +214,7 @@ class MoCoGAN(Family):
         on_real, on_fake = critic(real), critic(fake)
         loss = critic_loss(self.config.loss, on_real[:, 0], on_fake[:, 0])
         scalars = {"video_critic": loss}
-        total = loss + self._penalty(lambda x: critic(x)[:, 0], real, fake)
+        total = loss + r1_and_r2(self.config.penalty, lambda x: critic(x)[:, 0], real, fake)
         if self.generator.categories:  # learned from real clips where they are labelled, else from the generator's
             scalars["categories"] = _category_loss(on_fake if batch.given.label is None else on_real, category)
             total = total + scalars["categories"]
@@ -253,12 +223,10 @@ class MoCoGAN(Family):
     def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         def play(critic: Critic, see: See, fake: Tensor) -> tuple[Tensor, Tensor]:
             on_fake = critic(see(fake, generator), generator)
-
-            def on_real() -> Tensor:
-                with torch.no_grad():
-                    return critic(see(batch.frames, generator), generator)[:, 0]
-
-            return generator_loss(self.config.loss, on_fake[:, 0], on_real), on_fake
+            loss = generator_loss(
+                self.config.loss, on_fake[:, 0], lambda: critic(see(batch.frames, generator), generator)[:, 0]
+            )
+            return loss, on_fake
 
         images, _ = play(self.image_critic, self._frames_seen, self._imagine(batch, generator, frames=1)[0])
         clips, category = self._imagine(batch, generator, batch.frames.shape[1])
@@ -270,25 +238,11 @@ class MoCoGAN(Family):
             total = total + self.config.information * scalars["information"]
         return total, scalars
 
-    def _penalty(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | float:
-        if not self.config.penalty:
-            return 0.0
-        some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost
-        return self.config.penalty * (gradient_penalty(critic, real[some]) + gradient_penalty(critic, fake[some]))
-
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
         """Yield the frames in chunks; a category that is not given is drawn as motion."""
         self.refuse_unusable(given)
         device = next(self.generator.parameters()).device
-        categories = self.generator.categories
-        if given.label is None:
-            category = noise.integers("motion", max(1, categories), device=device)
-        elif not categories:
-            raise ValueError("this model was trained without labels: leave the label out")
-        elif not all(0 <= label < categories for label in given.label.tolist()):
-            raise ValueError(f"this model knows the labels 0 to {categories - 1}, not {given.label.tolist()}")
-        else:
-            category = given.label.to(device)
+        category = labels(given, self.generator.categories, noise, "motion", device)
         content = noise.normal("content", self.generator.content, device=device)
         state = noise.normal("motion", self.generator.motion, device=device)
         for first in range(0, frames, CHUNK):

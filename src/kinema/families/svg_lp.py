@@ -19,7 +19,7 @@ their units, pixels in [0, 1], in which the loss is taken too, so that beta weig
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -72,16 +72,12 @@ class SVGLPConfig(FamilyConfig):
 
     def fitted(self, facts: Facts) -> SVGLPConfig:
         """The configuration for clips of these sizes, which must be longer than `past`."""
-        found = {"height": facts.height, "width": facts.width}
-        for name, value in found.items():
-            if getattr(self, name) not in (None, value):
-                raise ValueError(f"svg-lp: {name} is {getattr(self, name)}, but the clips have {value}: leave it open")
         if self.past >= facts.frames:
             raise ValueError(
                 f"svg-lp: clips of {facts.frames} frames leave none to predict after the {self.past} that are given: "
                 "make --data.frames more or --family.past fewer"
             )
-        return replace(self, **found)
+        return self.completed(height=facts.height, width=facts.width)
 
     def build(self) -> SVGLP:
         """The untrained model."""
@@ -227,9 +223,7 @@ class SVGLP(Family):
 
     def __init__(self, config: SVGLPConfig) -> None:
         super().__init__()
-        height, width = config.height, config.width
-        if height is None or width is None:
-            raise ValueError("svg-lp: height or width are open: complete them with fitted(facts)")
+        height, width = config.filled("height", "width")
         if min(height, width) < 16 or height % 16 or width % 16:
             raise ValueError(f"svg-lp: height and width must be multiples of 16, not {height} and {width}")
         self.config, self.past = config, config.past

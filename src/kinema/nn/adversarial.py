@@ -10,21 +10,27 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["AdversarialLoss", "critic_loss", "generator_loss", "gradient_penalty"]
+__all__ = ["AdversarialLoss", "critic_loss", "generator_loss", "gradient_penalty", "r1_and_r2"]
 
-AdversarialLoss = Literal["vanilla", "relativistic"]
+AdversarialLoss = Literal["vanilla", "relativistic", "hinge", "wasserstein"]
 
 
 def critic_loss(kind: AdversarialLoss, real: Float[Tensor, "B *N"], fake: Float[Tensor, "B *N"]) -> Float[Tensor, ""]:
     """What a critic descends, from its logits on real and generated samples.
 
     "vanilla" is the cross-entropy of Goodfellow et al. 2014 (arXiv 1406.2661, eq. 1); "relativistic" pairs each real
-    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, section 4; R3GAN, arXiv 2501.05441, eq. 2).
+    sample with a generated one (Jolicoeur-Martineau 2018, arXiv 1807.00734, section 4; R3GAN, arXiv 2501.05441, eq. 2);
+    "hinge" asks for margins of 1 (Lim and Ye 2017, arXiv 1705.02894); "wasserstein" is the difference of the means and
+    wants a critic whose slope is bounded (Arjovsky et al. 2017, arXiv 1701.07875, eq. 2).
     """
     real, fake = real.float(), fake.float()
     if kind == "vanilla":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
-    return F.softplus(fake - real).mean()
+    if kind == "relativistic":
+        return F.softplus(fake - real).mean()
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return fake.mean() - real.mean()
 
 
 def generator_loss(
@@ -32,12 +38,16 @@ def generator_loss(
 ) -> Float[Tensor, ""]:
     """What a generator descends, from the critic's logits; `real` is asked for only by the losses that compare.
 
-    "vanilla" is the non-saturating form (arXiv 1406.2661, section 3).
+    "vanilla" is the non-saturating form (arXiv 1406.2661, section 3). No gradient flows into `real`.
     """
     fake = fake.float()
     if kind == "vanilla":
         return F.softplus(-fake).mean()
-    return F.softplus(real().float() - fake).mean()
+    if kind == "relativistic":
+        with torch.no_grad():
+            on_real = real().float()
+        return F.softplus(on_real - fake).mean()
+    return -fake.mean()
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], samples: Float[Tensor, "B *N"]) -> Float[Tensor, ""]:
@@ -49,3 +59,13 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], samples: Float[Tensor, 
     logits = critic(samples).float().flatten(1).mean(1).sum()
     (gradient,) = torch.autograd.grad(logits, samples, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean() / 2
+
+
+def r1_and_r2(
+    weight: float, critic: Callable[[Tensor], Tensor], real: Float[Tensor, "B *N"], fake: Float[Tensor, "B *N"]
+) -> Float[Tensor, ""] | float:
+    """`weight` times the gradient penalties at real and generated samples, of a quarter of the batch."""
+    if not weight:
+        return 0.0
+    some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost
+    return weight * (gradient_penalty(critic, real[some]) + gradient_penalty(critic, fake[some]))
