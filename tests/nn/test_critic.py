@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kinema.nn.critic import Critic, clip_critic, clips_seen, keep_scale
+from kinema.nn.critic import Critic, clips_seen, critic_of_clips, keep_scale
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -16,13 +16,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize(("frames", "height", "width"), [(8, 16, 32), (5, 32, 16), (24, 48, 16)])
 def test_a_clip_has_one_logit(norm: str, frames: int, height: int, width: int) -> None:
-    critic = clip_critic(4, 2, frames, height, width, norm)
+    critic = critic_of_clips(4, 2, frames, height, width, norm)
     assert critic(torch.randn(3, 4, frames, height, width), seeded()).shape == (3, 1, 1, 1, 1)
 
 
 def test_the_critic_of_the_papers() -> None:
     with torch.device("meta"):
-        critic = clip_critic(3, 64, 32, 64, 64, "batch")
+        critic = critic_of_clips(3, 64, 32, 64, 64, "batch")
     shapes = [tuple(convolution.weight.shape) for convolution in critic.convolutions]
     widths = [(64, 3), (128, 64), (256, 128), (512, 256)]
     assert shapes == [(*width, 4, 4, 4) for width in widths] + [(1, 512, 2, 4, 4)]

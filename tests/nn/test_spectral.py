@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinema.nn.critic import clip_critic
-from kinema.nn.spectral import clip_critic_, clip_singular_values_
+from kinema.nn.critic import critic_of_clips
+from kinema.nn.spectral import bound_slope_, clip_singular_values_
 
 
 def norms(weight: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def test_a_weight_keeps_its_memory_layout() -> None:
 
 def test_a_critic_is_clipped_layer_by_layer() -> None:
     torch.manual_seed(0)
-    critic = clip_critic(3, 4, 8, 16, 16, "batch")
+    critic = critic_of_clips(3, 4, 8, 16, 16, "batch")
     for parameter in critic.parameters():
         parameter.data.mul_(5)
     scales = [norm for norm in critic.norms if isinstance(norm, nn.BatchNorm3d)]
@@ -68,7 +68,7 @@ def test_a_critic_is_clipped_layer_by_layer() -> None:
         nn.init.uniform_(norm.running_var, 0.1, 4)
         norm.weight.data[:2] = torch.tensor([-1.0, 0.05])
     wanted = [norm.weight.clone() for norm in scales]
-    clip_critic_(critic)
+    bound_slope_(critic)
     for convolution in critic.convolutions:
         assert norms(convolution.weight).max() <= 1 + 1e-5
     for norm, weight in zip(scales, wanted, strict=True):

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, r1_and_r2
-from kinema.nn.critic import CriticNorm, clip_critic, clips_seen, keep_scale
+from kinema.nn.critic import CriticNorm, clips_seen, critic_of_clips, keep_scale
 from kinema.nn.labels import labels
-from kinema.nn.spectral import clip_critic_
+from kinema.nn.spectral import bound_slope_
 from kinema.nn.upconvolution import normalised, time_strides
 from kinema.types import Batch, Conditions, Noise
 
@@ -157,7 +157,7 @@ class TGAN(Family):
         self.config = config
         self.longest = frames
         self.generator = Generator(config, categories, frames, height, width)
-        self.critic = clip_critic(3 + categories, config.ndf, frames, height, width, config.norm)
+        self.critic = critic_of_clips(3 + categories, config.ndf, frames, height, width, config.norm)
         keep_scale(self.critic)
         self.register_buffer("critic_turns", torch.zeros((), dtype=torch.int64))  # kept, so that resuming clips in time
 
@@ -171,7 +171,7 @@ class TGAN(Family):
     def _clip(self) -> None:
         self.critic_turns += 1
         if self.config.clip_every and self.critic_turns % self.config.clip_every == 0:
-            clip_critic_(self.critic)
+            bound_slope_(self.critic)
 
     def _imagine(self, batch: Batch, label: Tensor, generator: torch.Generator) -> Tensor:
         """Generated clips, as many as in `batch`, from z0 uniform in [-1, 1]."""

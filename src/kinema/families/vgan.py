@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, r1_and_r2
-from kinema.nn.critic import CriticNorm, clip_critic, clips_seen, keep_scale
+from kinema.nn.critic import CriticNorm, clips_seen, critic_of_clips, keep_scale
 from kinema.nn.upconvolution import normalised, time_strides
 from kinema.types import Batch, Conditions, Noise
 
@@ -76,7 +76,7 @@ class Layers:
     background: Float[Tensor, "B 1 3 H W"]  # in [-1, 1], the same at all times
 
     def composed(self) -> Float[Tensor, "B T 3 H W"]:
-        """The clips, in [-1, 1] (equation 3)."""
+        """The clips, in [-1, 1] (section 3.1)."""
         return self.mask * self.foreground + (1 - self.mask) * self.background
 
 
@@ -131,7 +131,7 @@ class VGAN(Family):
         self.config = config
         self.longest = frames
         self.generator = Generator(config, frames, height, width)
-        self.critic = clip_critic(3, config.ndf, frames, height, width, config.norm)
+        self.critic = critic_of_clips(3, config.ndf, frames, height, width, config.norm)
         keep_scale(self.critic)
 
     def turns(self) -> Sequence[Turn]:

@@ -16,7 +16,7 @@ from kinema.nn.augment import augment
 from kinema.nn.noise import gaussian
 from kinema.nn.upconvolution import NORMS, time_strides
 
-__all__ = ["Critic", "CriticNorm", "clip_critic", "clips_seen", "keep_scale"]
+__all__ = ["Critic", "CriticNorm", "clips_seen", "critic_of_clips", "keep_scale"]
 
 CriticNorm = Literal["batch", "none"]
 
@@ -49,7 +49,7 @@ class Critic(nn.Module):
         return x
 
 
-def clip_critic(channels: int, ndf: int, frames: int, height: int, width: int, norm: CriticNorm) -> Critic:
+def critic_of_clips(channels: int, ndf: int, frames: int, height: int, width: int, norm: CriticNorm) -> Critic:
     """A critic of clips [B, channels, T, H, W]: four strided 3D convolutions and one over all that is left.
 
     Logits are [B, 1, 1, 1, 1]. Time is halved where `time_strides` doubles it. VGAN's and TGAN's critic: arXiv

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["clip_critic_", "clip_singular_values_"]
+__all__ = ["bound_slope_", "clip_singular_values_"]
 
 SMALLEST = 0.01  # of a deviation: what a normalisation's gain is kept above, as the authors' code does
 LINEAR = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -14,7 +14,7 @@ NORMALISATION = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @torch.no_grad()
-def clip_critic_(critic: nn.Module) -> None:
+def bound_slope_(critic: nn.Module) -> None:
     """Make each layer of a critic change no more than its input does, in place (TGAN, arXiv 1611.06624, Table 2).
 
     Singular values of linear and convolutional layers are at most 1, gains of batch normalisations at most the
