@@ -38,7 +38,7 @@ class Instance:
 
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
 SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
-MODERN = {"norm": "none", "noise": 0.0, "loss": "relativistic", "penalty": 1.0, "augment": True}
+MODERN = {"coordinates": True, "norm": "none", "noise": 0.0, "loss": "relativistic", "penalty": 1.0, "augment": True}
 
 INSTANCES = {
     "mocogan-paper": Instance("mocogan", MOCOGAN),

@@ -17,7 +17,7 @@ from kinema.types import Noise
 from kinema.watch import Watcher
 
 ROWS, COLUMNS = 4, 6  # contents and motions that are shown
-FRAMES = 32  # twice as long as the clips it is trained on
+ENLARGED = 3  # times, so that small frames can be seen
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ def main(words: Sequence[str]) -> None:
     assert model.facts.fps is not None  # the world states it
     cells = range(ROWS * COLUMNS)
     streams = {"content": tuple(i // COLUMNS for i in cells), "motion": tuple(i % COLUMNS for i in cells)}
-    clips = model.clips(Noise(tuple(cells), streams), FRAMES, labels=[i % 2 for i in cells])
-    film = tile(clips.reshape(ROWS, COLUMNS, *clips.shape[1:]))
+    clips = model.clips(Noise(tuple(cells), streams), labels=[i % 2 for i in cells])
+    large = clips.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
+    film = tile(large.reshape(ROWS, COLUMNS, *large.shape[1:]))
     for path in (
         write_video(out / "demo.mp4", film, model.facts.fps),
         write_video(out / "demo.gif", film, model.facts.fps),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, gradient_penalty
 from kinema.nn.augment import augment
+from kinema.nn.coordinates import Coordinates
 from kinema.nn.noise import gaussian
 from kinema.types import Batch, Conditions, Noise
 
@@ -50,6 +51,8 @@ class MoCoGANConfig(FamilyConfig):
     """Dimensions of the motion code, one a frame."""
     ngf: int = 64
     """Channels of the image generator before its output layer."""
+    coordinates: bool = False
+    """Tell every layer of the image generator but the first where its pixels are: places are learned sooner."""
     ndf: int = 64
     """Channels of the clip critic after its input layer: most of a step's cost."""
     ndf_image: int = 64
@@ -98,14 +101,13 @@ class Generator(nn.Module):
         self.path = nn.GRU(config.motion, config.motion, batch_first=True)
         inputs = config.content + categories + config.motion
         widths = [config.ngf * m for m in (8, 4, 2, 1)]
-        convolutions = [
-            nn.ConvTranspose2d(inputs, widths[0], (height // 16, width // 16), bias=False),
-            *(nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False) for i, o in pairwise([*widths, 3])),
-        ]
-        layers: list[nn.Module] = []
-        for convolution, channels in zip(convolutions, widths, strict=False):
-            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
-        self.draw = nn.Sequential(*layers, convolutions[-1], nn.Tanh())
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], (height // 16, width // 16), bias=False)]
+        for i, o in pairwise([*widths, 3]):
+            layers += [nn.BatchNorm2d(i), nn.ReLU(inplace=True)]
+            if config.coordinates:
+                layers.append(Coordinates())
+            layers.append(nn.ConvTranspose2d(i + 2 * config.coordinates, o, 4, 2, 1, bias=False))
+        self.draw = nn.Sequential(*layers, nn.Tanh())
 
     def walk(
         self, noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]

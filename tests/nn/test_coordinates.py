@@ -1,0 +1,15 @@
+import torch
+
+from kinema.nn.coordinates import Coordinates
+
+
+def test_each_pixel_is_told_its_row_and_column():
+    x = torch.randn(2, 3, 5, 3)
+    out = Coordinates()(x)
+    torch.testing.assert_close(out[:, :3], x, rtol=0, atol=0)
+    torch.testing.assert_close(out[1, 3], torch.linspace(-1, 1, 5)[:, None].expand(5, 3))
+    torch.testing.assert_close(out[1, 4], torch.linspace(-1, 1, 3).expand(5, 3))
+
+
+def test_it_keeps_the_precision():
+    assert Coordinates()(torch.zeros(1, 2, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
