@@ -42,7 +42,7 @@ from kinema.commands.reading import frames_for
 from kinema.data.clips import Source
 from kinema.data.folder import Skipped
 from kinema.data.write import from_uint8
-from kinema.metrics.auroc import Unit, auroc_interval
+from kinema.metrics.auroc import Unit, auroc, auroc_interval
 from kinema.presets import PRESETS, preset
 from kinema.sample import Model, load, score
 from kinema.train import train
@@ -183,14 +183,14 @@ def of_clips(model: Model, clips: list[Clip], normal: str) -> Units:
     return units
 
 
-def trained(arguments: argparse.Namespace, source: Source | None, **data: object) -> Model:
+def trained(arguments: argparse.Namespace, clips: Source | None, **data: object) -> Model:
     """A model that has been trained for as long as was asked."""
     experiment = preset("svg-lp", arguments.preset).changed(
         data={"frames": FRAMES, "height": SIDE, "width": SIDE, **data}, train={"minutes": arguments.minutes}
     )
     place, folder = run.start(), arguments.out / "svg-lp"
     with Watcher(folder, experiment.train) as watch:
-        train(experiment, folder, source=source, run=place, resume=any(folder.glob("step-*")), watch=watch)
+        train(experiment, folder, source=clips, run=place, resume=any(folder.glob("step-*")), watch=watch)
     return load(folder, place)
 
 
@@ -236,10 +236,16 @@ def _table(units: Units, title: str, unit: str) -> Table:
     for header in ("what is wrong", unit, "frames", "normal frames", *METHODS):
         table.add_column(header, justify="left" if header == "what is wrong" else "right")
     for kind, methods in units.items():
+        count = sum(len(one[0]) > 0 for one in methods[0])
         wrong, normal = (sum(len(one[side]) for one in methods[0]) for side in (0, 1))
-        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*auroc_interval(method)) for method in methods]
-        table.add_row(kind, str(sum(len(one[0]) > 0 for one in methods[0])), str(wrong), str(normal), *cells)
+        table.add_row(kind, str(count), str(wrong), str(normal), *(_cell(method, count) for method in methods))
     return table
+
+
+def _cell(method: list[Unit], count: int) -> str:
+    if count < 2:
+        return f"{auroc(*(np.concatenate(side) for side in zip(*method, strict=True))):.3f} (of one alone)"
+    return "{:.3f} ({:.3f} to {:.3f})".format(*auroc_interval(method))
 
 
 if __name__ == "__main__":

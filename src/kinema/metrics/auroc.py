@@ -30,8 +30,10 @@ def auroc_interval(units: Sequence[Unit], level: float = 0.95, seed: int = 0) ->
     """The AUROC over the frames of all units, and the ends of its bootstrap interval over units (clips or patients).
 
     Frames of one clip are alike, so that an interval over frames would be too narrow. Resamples that have none of
-    either kind are left out. Raises ValueError for fewer than 2 units.
+    either kind are left out. Raises ValueError where fewer than 2 units have frames of a kind.
     """
+    if min(sum(len(unit[side]) > 0 for unit in units) for side in (0, 1)) < 2:
+        raise ValueError("an interval needs 2 units or more of each kind")
 
     def of(picks: np.ndarray) -> float:
         high, low = (np.concatenate([units[k][side] for k in picks]) for side in (0, 1))
