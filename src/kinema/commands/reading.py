@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -47,19 +48,24 @@ def report(left_out: Sequence[Skipped]) -> None:
 def read_each(path: str, read: Callable[[Path], T], most: int | None = None) -> list[T]:
     """What `read` makes of a clip, or of each clip of a folder until there are `most`.
 
-    A clip of a folder for which it raises VideoError is skipped and reported; where no clip is left, that is raised.
+    A clip of a folder for which it raises VideoError is skipped and reported; raises ValueError where none is left.
     """
-    root, found, errors = Path(path).expanduser(), [], []
-    for file in [clip.path for clip in scan(root).clips] if root.is_dir() else [root]:
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return [read(root)]
+    folder, found = scan(root), []
+    skipped = list(folder.skipped)
+    for clip in folder.clips:
         try:
-            found.append(read(file))
+            found.append(read(clip.path))
         except VideoError as error:
-            errors.append((Skipped(file.name, error.reason), error))
+            skipped.append(Skipped(Path(os.path.relpath(clip.path, folder.root)).as_posix(), error.reason))
         if len(found) == most:
             break
     if not found:
-        raise errors[0][1]
-    report([skipped for skipped, _ in errors])
+        first = f"{skipped[0].name}: {skipped[0].reason}"
+        raise ValueError(f"{root}: none of its {len(skipped)} clips can be used; the first is {first}")
+    report(skipped)
     return found
 
 
