@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,13 +18,8 @@ def mean_interval(values: Float[Tensor, " N"], level: float = 0.95, seed: int = 
 
     Raises ValueError for fewer than 2 values.
     """
-    if len(values) < 2:
-        raise ValueError("an interval needs at least 2 values")
     samples = values.double().cpu().numpy()
-    picks = np.random.default_rng(seed).integers(len(samples), size=(RESAMPLES, len(samples)))
-    means = torch.from_numpy(samples[picks].mean(1))
-    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return float(samples.mean()), low, high
+    return interval(lambda picks: float(samples[picks].mean()), len(samples), level, seed)
 
 
 def interval(
@@ -36,7 +30,7 @@ def interval(
     Resamples for which it is NaN are left out. Raises ValueError for fewer than 2 units.
     """
     if units < 2:
-        raise ValueError("an interval needs at least 2 units")
+        raise ValueError("an interval needs at least 2 values")
     rng = np.random.default_rng(seed)
     values = [of(rng.integers(units, size=units)) for _ in range(RESAMPLES)]
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
