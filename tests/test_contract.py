@@ -49,6 +49,7 @@ INSTANCES = {
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),
     "mocogan-modern": Instance("mocogan", MOCOGAN | MODERN),
     "mocogan-modern-labels": Instance("mocogan", MOCOGAN | MODERN, labels=True),
+    "mocogan-path-alone": Instance("mocogan", MOCOGAN | {"category": "path", "ndf_image": 0}, labels=True),
     "svg-lp": Instance("svg-lp", SVG, steps=32),  # begins with small weights
     "svg-lp-deterministic": Instance("svg-lp", SVG | {"latent": 0, "pixel": "l1", "gradient": 1.0}),
     "tgan-paper": Instance("tgan", TGAN),

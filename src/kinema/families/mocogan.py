@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class MoCoGANConfig(FamilyConfig):
     """Pixels, a multiple of 16; taken from the clips."""
     categories: int | None = None
     """Values of the categorical code; taken from the labels. Without labels, so many are found (InfoGAN)."""
+    category: Literal["frames", "path"] = "frames"
+    """What the categorical code is told to: the image generator at every frame, or the path of motion codes."""
     content: int = 50
     """Dimensions of the content code, one draw a clip."""
     motion: int = 10
@@ -56,7 +59,7 @@ class MoCoGANConfig(FamilyConfig):
     ndf: int = 64
     """Channels of the clip critic after its input layer: most of a step's cost."""
     ndf_image: int = 64
-    """Channels of the image critic after its input layer."""
+    """Channels of the image critic after its input layer (0: none, only clips are judged)."""
     norm: CriticNorm = "batch"
     """Normalisation in the critics; a gradient penalty wants "none"."""
     noise: float = 0.1
@@ -64,17 +67,17 @@ class MoCoGANConfig(FamilyConfig):
     loss: AdversarialLoss = "vanilla"
     """What the players play for."""
     penalty: float = 0.0
-    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch."""
+    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
     augment: bool = False
     """Differentiable augmentation of all that the critics see: for a few hundred clips or fewer."""
     information: float = 1.0
     """Weight of the categorical code's information loss."""
 
     def __post_init__(self) -> None:
-        if min(self.content, self.motion, self.ngf, self.ndf, self.ndf_image) < 1:
-            raise ValueError("mocogan: content, motion, ngf, ndf and ndf_image must be at least 1")
-        if min(self.noise, self.penalty, self.information) < 0:
-            raise ValueError("mocogan: noise, penalty and information must not be negative")
+        if min(self.content, self.motion, self.ngf, self.ndf) < 1:
+            raise ValueError("mocogan: content, motion, ngf and ndf must be at least 1")
+        if min(self.ndf_image, self.noise, self.penalty, self.information) < 0:
+            raise ValueError("mocogan: ndf_image, noise, penalty and information must not be negative")
 
     def fitted(self, facts: Facts) -> MoCoGANConfig:
         """The configuration for clips of these sizes and classes."""
@@ -93,10 +96,10 @@ class Generator(nn.Module):
 
     def __init__(self, config: MoCoGANConfig, categories: int, height: int, width: int) -> None:
         super().__init__()
-        self.categories = categories
+        self.categories, self.on_path = categories, config.category == "path"
         self.content, self.motion = config.content, config.motion
-        self.path = nn.GRU(config.motion, config.motion, batch_first=True)
-        inputs = config.content + categories + config.motion
+        self.path = nn.GRU(config.motion + categories * self.on_path, config.motion, batch_first=True)
+        inputs = config.content + categories * (not self.on_path) + config.motion
         widths = [config.ngf * m for m in (8, 4, 2, 1)]
         layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], (height // 16, width // 16), bias=False)]
         for i, o in pairwise([*widths, 3]):
@@ -107,9 +110,11 @@ class Generator(nn.Module):
         self.draw = nn.Sequential(*layers, nn.Tanh())
 
     def walk(
-        self, noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]
+        self, category: Int64[Tensor, " B"], noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]
     ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B M"]]:
         """The motion codes of T frames and the state to go on from (section 3.1, R_M)."""
+        if self.on_path:
+            noise = torch.cat([noise, repeat(self._one_hot(category, noise), "b k -> b t k", t=noise.shape[1])], 2)
         with torch.autocast(noise.device.type, enabled=False):  # a long path would gather bf16's rounding
             path, state = self.path(noise, start[None].contiguous())
         return path, state[0]
@@ -118,12 +123,14 @@ class Generator(nn.Module):
         self, content: Float[Tensor, "B C"], category: Int64[Tensor, " B"], motion: Float[Tensor, "B T M"]
     ) -> Float[Tensor, "B T 3 H W"]:
         """The frames that these codes stand for, in [-1, 1]; `category` is not looked at where there are none."""
-        still = content
-        if self.categories:
-            still = torch.cat([content, F.one_hot(category, self.categories).to(content)], 1)
+        still = content if self.on_path else torch.cat([content, self._one_hot(category, content)], 1)
         codes = torch.cat([repeat(still, "b c -> b t c", t=motion.shape[1]), motion], 2)
         frames = self.draw(rearrange(codes, "b t c -> (b t) c 1 1"))
         return rearrange(frames, "(b t) c h w -> b t c h w", b=len(content))
+
+    def _one_hot(self, category: Tensor, like: Tensor) -> Tensor:
+        """[B, K], of no width where there are no categories."""
+        return F.one_hot(category, max(1, self.categories))[:, : self.categories].to(like)
 
 
 def image_critic(config: MoCoGANConfig) -> Critic:
@@ -155,6 +162,7 @@ class MoCoGAN(Family):
     streams = frozenset({"content", "motion"})
 
     generator: Generator
+    image_critic: Critic | None
 
     def __init__(self, config: MoCoGANConfig) -> None:
         super().__init__()
@@ -163,17 +171,19 @@ class MoCoGAN(Family):
             raise ValueError(f"mocogan: height and width must be multiples of 16, not {height} and {width}")
         self.config = config
         self.generator = Generator(config, categories, height, width)
-        self.image_critic = image_critic(config)
+        self.image_critic = image_critic(config) if config.ndf_image else None
         self.video_critic = video_critic(config, categories, frames, height, width)
         keep_scale(self)
 
     def turns(self) -> Sequence[Turn]:
         """Both critics, then the generator against both (equation 4, and 5 for the categories)."""
-        return (
-            Turn("image_critic", self.image_critic, self._image_critic_loss),
+        turns = (
             Turn("video_critic", self.video_critic, self._video_critic_loss),
             Turn("generator", self.generator, self._generator_loss),
         )
+        if self.image_critic is None:
+            return turns
+        return (Turn("image_critic", self.image_critic, self._image_critic_loss), *turns)
 
     def _imagine(self, batch: Batch, generator: torch.Generator, frames: int) -> tuple[Tensor, Tensor]:
         """Generated clips, as many as in `batch`, and their categories [B]: the batch's labels, or drawn.
@@ -185,7 +195,8 @@ class MoCoGAN(Family):
         category = batch.given.label
         if category is None:
             category = torch.randint(max(1, self.generator.categories), (size,), generator=generator, device=device)
-        motion, _ = self.generator.walk(draw(size, length, self.generator.motion), draw(size, self.generator.motion))
+        noise, start = draw(size, length, self.generator.motion), draw(size, self.generator.motion)
+        motion, _ = self.generator.walk(category, noise, start)
         motion = _windows(motion, frames, generator)
         return self.generator(draw(size, self.generator.content), category, motion), category
 
@@ -202,6 +213,7 @@ class MoCoGAN(Family):
         with torch.no_grad():
             images, _ = self._imagine(batch, generator, frames=1)
         real, fake = self._frames_seen(batch.frames, generator), self._frames_seen(images, generator)
+        assert self.image_critic is not None  # or there is no such turn
         critic = partial(self.image_critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
         return loss + r1_and_r2(self.config.penalty, critic, real, fake), {"image_critic": loss}
@@ -214,7 +226,8 @@ class MoCoGAN(Family):
         on_real, on_fake = critic(real), critic(fake)
         loss = critic_loss(self.config.loss, on_real[:, 0], on_fake[:, 0])
         scalars = {"video_critic": loss}
-        total = loss + r1_and_r2(self.config.penalty, lambda x: critic(x)[:, 0], real, fake)
+        penalty = self.config.penalty * batch.frames.shape[1]
+        total = loss + r1_and_r2(penalty, lambda x: critic(x)[:, 0], real, fake)
         if self.generator.categories:  # learned from real clips where they are labelled, else from the generator's
             scalars["categories"] = _category_loss(on_fake if batch.given.label is None else on_real, category)
             total = total + scalars["categories"]
@@ -228,11 +241,13 @@ class MoCoGAN(Family):
             )
             return loss, on_fake
 
-        images, _ = play(self.image_critic, self._frames_seen, self._imagine(batch, generator, frames=1)[0])
+        scalars = {}
+        if self.image_critic is not None:
+            images, _ = self._imagine(batch, generator, frames=1)
+            scalars["generator_image"], _ = play(self.image_critic, self._frames_seen, images)
         clips, category = self._imagine(batch, generator, batch.frames.shape[1])
-        videos, on_fake = play(self.video_critic, self._clips_seen, clips)
-        scalars = {"generator_image": images, "generator_video": videos}
-        total = images + videos
+        scalars["generator_video"], on_fake = play(self.video_critic, self._clips_seen, clips)
+        total = torch.stack(list(scalars.values())).sum()
         if self.generator.categories:
             scalars["information"] = _category_loss(on_fake, category)
             total = total + self.config.information * scalars["information"]
@@ -247,9 +262,8 @@ class MoCoGAN(Family):
         state = noise.normal("motion", self.generator.motion, device=device)
         for first in range(0, frames, CHUNK):
             steps = min(CHUNK, frames - first)
-            motion, state = self.generator.walk(
-                noise.normal("motion", steps, self.generator.motion, device=device), state
-            )
+            fresh = noise.normal("motion", steps, self.generator.motion, device=device)
+            motion, state = self.generator.walk(category, fresh, state)
             yield self.generator(content, category, motion)
 
 

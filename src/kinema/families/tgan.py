@@ -63,7 +63,7 @@ class TGANConfig(FamilyConfig):
     clip_every: int = 5
     """Turns of the critic from one clipping of its singular values to the next (0: never)."""
     penalty: float = 0.0
-    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch."""
+    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
     augment: bool = False
     """Differentiable augmentation of all that the critic sees: for a few hundred clips or fewer."""
     search_steps: int = 100
@@ -207,7 +207,8 @@ class TGAN(Family):
             return self._judge(clips, label, generator)
 
         loss = critic_loss(self.config.loss, judge(real), judge(fake))
-        return loss + r1_and_r2(self.config.penalty, judge, real, fake), {"critic": loss}
+        penalty = self.config.penalty * batch.frames.shape[1]
+        return loss + r1_and_r2(penalty, judge, real, fake), {"critic": loss}
 
     def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         label = self._label(batch)

@@ -46,7 +46,7 @@ class VGANConfig(FamilyConfig):
     loss: AdversarialLoss = "vanilla"
     """What the players play for; "wasserstein" wants a penalty."""
     penalty: float = 0.0
-    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch."""
+    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
     augment: bool = False
     """Differentiable augmentation of all that the critic sees: for a few hundred clips or fewer."""
     sparsity: float = 0.1
@@ -155,7 +155,8 @@ class VGAN(Family):
         real, fake = self._seen(batch.frames, generator), self._seen(clips, generator)
         critic = partial(self.critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
-        return loss + r1_and_r2(self.config.penalty, critic, real, fake), {"critic": loss}
+        penalty = self.config.penalty * batch.frames.shape[1]
+        return loss + r1_and_r2(penalty, critic, real, fake), {"critic": loss}
 
     def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         layers = self._imagine(batch, generator)

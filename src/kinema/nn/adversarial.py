@@ -64,7 +64,12 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], samples: Float[Tensor, 
 def r1_and_r2(
     weight: float, critic: Callable[[Tensor], Tensor], real: Float[Tensor, "B *N"], fake: Float[Tensor, "B *N"]
 ) -> Float[Tensor, ""] | float:
-    """`weight` times the gradient penalties at real and generated samples, of a quarter of the batch."""
+    """`weight` times the gradient penalties at real and generated samples, of a quarter of the batch.
+
+    A weight that suits an image is too small for a clip, whose critic has as many times the pixels to tell it by as
+    there are frames, so give it so many times over (in proportion to the pixels: Karras et al. 2020, arXiv 2006.06676,
+    appendix C).
+    """
     if not weight:
         return 0.0
     some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost

@@ -1,0 +1,199 @@
+"""MoCoGAN's Table 1 on Shape Motion, at equal wall-clock: does a clip keep its content, and make the motion asked for?
+
+    python benchmarks/shape_motion.py --minutes 20 --seeds 0 1 2 --out runs/shape-motion
+
+Every family is trained for so many minutes from each seed, on clips of 16 frames at 32x32, with the same losses; the
+same command goes on where an earlier one stopped, and only measures where nothing is left to train. Processes with
+other --families or --seeds may train at the same time, each on cores of its own (taskset and OMP_NUM_THREADS on Linux).
+
+Measured are 256 clips of 16 frames a seed:
+
+- ACD: the Average Content Distance of metrics/acd.py, 0 to 255: how much a shape's colour changes within a clip.
+- between: the mean distance of the mean colours of two clips. A model that draws nothing, or the same grey spot again
+  and again, has a low ACD as well; only one that is low beside this says that content is kept.
+- spots: the share of frames that hold one compact bright thing: the brightest pixel is at least 50 of 255 and all that
+  are at least half as bright lie in a box whose sides are the largest shape's and 2 pixels.
+- control: the motion control score of metrics/control.py, for families that take labels: 256 clips, half of each.
+
+"real" is another 256 clips of the world. Intervals are bootstrapped over clips; the last rows of a family are the mean
+and the deviation over seeds. A sheet of 8 clips of each run is left beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from kinema import run
+from kinema.commands.sample import write_sheet
+from kinema.data.clips import DataConfig
+from kinema.data.write import contact_sheet, from_uint8
+from kinema.families.mocogan import MoCoGANConfig
+from kinema.families.tgan import TGANConfig
+from kinema.families.vgan import VGANConfig
+from kinema.family import FamilyConfig
+from kinema.metrics.acd import acd, shape_colour
+from kinema.metrics.bootstrap import mean_interval
+from kinema.metrics.control import MotionClassifier, motion_control, train_classifier
+from kinema.sample import Model, load
+from kinema.train import Experiment, TrainConfig, train
+from kinema.types import Noise
+from kinema.watch import Watcher
+from kinema.worlds.shape_motion import SIZES, ShapeMotion
+
+FRAMES, SIDE = 16, 32
+LABELS = (0, 1)
+FIRST = 1_000  # seed of the first clip that is measured
+BRIGHT = 50  # of 255
+PAPER = {"vgan": 5.02, "tgan": 2.08, "mocogan": 1.79}
+SHOWN = 8  # clips on a sheet
+
+
+MOCOGAN = MoCoGANConfig(
+    ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, loss="relativistic", penalty=2.0
+)
+FAMILIES: dict[str, FamilyConfig] = {
+    "vgan": VGANConfig(ngf=32, ndf=32, norm="none", loss="relativistic", penalty=2.0),
+    "tgan": TGANConfig(ngf=16, ndf=32, norm="none", loss="relativistic", penalty=2.0, clip_every=0),
+    "mocogan": MOCOGAN,
+    "mocogan-no-image-critic": replace(MOCOGAN, ndf_image=0),
+    "mocogan-path": replace(MOCOGAN, category="path"),
+    "mocogan-path-no-image-critic": replace(MOCOGAN, category="path", ndf_image=0),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run's numbers, a value a clip; the distance between clips is one of the whole."""
+
+    acd: Float[Tensor, " N"]
+    between: float
+    spots: Float[Tensor, " N"]
+    control: Float[Tensor, " N"] | None = None
+    steps: int | None = None
+
+
+def trained(name: str, seed: int, arguments: argparse.Namespace) -> Model:
+    """A model of a family that has been trained for as long as was asked."""
+    experiment = Experiment(
+        FAMILIES[name],
+        DataConfig(source="shape-motion", frames=FRAMES, height=SIDE, width=SIDE),
+        TrainConfig(minutes=arguments.minutes, batch=8, lr=1e-3, clip_norm=1.0, average=0.995, seed=seed),
+    )
+    folder, place = arguments.out / f"{name}-{seed}", run.start()
+    with Watcher(folder, experiment.train) as watch:
+        train(experiment, folder, run=place, resume=any(folder.glob("step-*")), watch=watch)
+    return load(folder, place)
+
+
+def measure(frames: Float[Tensor, "N T 3 H W"]) -> tuple[Tensor, float, Tensor]:
+    """The content distance and the share of spots of each clip, and the distance between clips."""
+    within, colours, spots = [], [], []
+    for part in frames.split(32):
+        within.append(acd(part))
+        colours.append(shape_colour(part).mean(1))
+        spots.append(one_spot(part).float().mean(1))
+    vectors = torch.cat(colours)
+    count = len(vectors)
+    between = torch.cdist(vectors, vectors).sum() / (count * (count - 1))
+    return torch.cat(within), float(between), torch.cat(spots)
+
+
+def one_spot(frames: Float[Tensor, "B T 3 H W"]) -> Tensor:
+    """Whether each frame holds one compact bright thing [B, T]."""
+    brightness = ((frames + 1) * 127.5).amax(2)
+    brightest = brightness.amax((2, 3))
+    shape = brightness >= brightest[..., None, None] / 2
+    largest = max(SIZES) * SIDE / 64 + 2
+
+    def extent(axis: int) -> Tensor:
+        lit = shape.any(axis).float()  # [B, T, n]
+        places = torch.arange(lit.shape[-1], device=lit.device)
+        return (lit * places).amax(-1) - torch.where(lit > 0, places, lit.shape[-1]).amin(-1) + 1
+
+    return (brightest >= BRIGHT) & (extent(2) <= largest) & (extent(3) <= largest)
+
+
+def of_model(model: Model, classifier: MotionClassifier, clips: int) -> Measured:
+    """What a trained model's clips show."""
+    noise = Noise(tuple(range(FIRST, FIRST + clips)))
+    labels = LABELS if "label" in model.family.accepts else None
+    frames = from_uint8(model.clips(noise, FRAMES, labels=labels))
+    control = None
+    if labels:
+        asked = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
+        control = motion_control(classifier, frames, asked, model.run)
+    return Measured(*measure(frames), control)
+
+
+def main() -> None:
+    """Train, measure, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="for the runs and their sheets")
+    parser.add_argument("--minutes", type=float, required=True, help="of training for each run, in all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="%(default)s if not given")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(PAPER), help="%(default)s if not given")
+    parser.add_argument("--clips", type=int, default=256, help="measured of each run (%(default)s)")
+    arguments = parser.parse_args()
+    if arguments.clips < 2 or arguments.minutes <= 0:
+        parser.error("--clips must be at least 2 and --minutes more than 0")
+
+    run.keep_freed_memory()
+    models = {name: {seed: trained(name, seed, arguments) for seed in arguments.seeds} for name in arguments.families}
+    world, place = ShapeMotion(FRAMES, SIDE, SIDE), run.start()
+    classifier = train_classifier(world, place)
+    real = world.batch(0, arguments.clips, seed=FIRST)
+    assert real.given.label is not None
+    truth = Measured(*measure(real.frames), motion_control(classifier, real.frames, real.given.label, place))
+
+    shown = f"{arguments.clips} clips of {FRAMES} frames, {arguments.minutes:g} minutes a run"
+    table = Table(title=f"Shape Motion {SIDE}x{SIDE}, {shown}")
+    for header in ("family", "seed", "steps", "ACD", "95 %", "paper", "between", "spots", "control", "95 %"):
+        table.add_column(header, justify="left" if header == "family" else "right")
+    _row(table, "real", "", truth, "0.00")
+    for name, runs in models.items():
+        table.add_section()
+        found = []
+        for seed, model in runs.items():
+            found.append(of_model(model, classifier, arguments.clips))
+            _row(table, name, str(seed), found[-1], f"{PAPER.get(name, '')}")
+            labels = None if found[-1].control is None else LABELS
+            clips = model.clips(Noise(tuple(range(SHOWN))), FRAMES, labels=labels)
+            write_sheet(arguments.out / f"{name}-{seed}.png", contact_sheet(clips, columns=8))
+        if len(found) > 1:
+            _summary(table, name, found)
+    Console(width=120).print(table)
+
+
+def _row(table: Table, name: str, seed: str, found: Measured, paper: str) -> None:
+    value, low, high = mean_interval(found.acd)
+    control = ("-", "-")
+    if found.control is not None:
+        share, least, most = mean_interval(found.control)
+        control = f"{share:.3f}", f"{least:.3f} to {most:.3f}"
+    table.add_row(
+        name, seed, "", f"{value:.2f}", f"{low:.2f} to {high:.2f}", paper, f"{found.between:.1f}",
+        f"{found.spots.mean():.2f}", *control,
+    )  # fmt: skip
+
+
+def _summary(table: Table, name: str, found: list[Measured]) -> None:
+    distances = [float(one.acd.mean()) for one in found]
+    shares = [float(one.control.mean()) for one in found if one.control is not None]
+    table.add_row(
+        name, "mean, sd", "", f"{mean(distances):.2f}", f"{stdev(distances):.2f}", "",
+        f"{mean(one.between for one in found):.1f}", f"{mean(float(one.spots.mean()) for one in found):.2f}",
+        *((f"{mean(shares):.3f}", f"{stdev(shares):.3f}") if shares else ("-", "-")),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Motion control score: how often a clip shows the motion that was asked for, as a classifier of real clips sees it.
+
+From MoCoGAN (Tulyakov et al., CVPR 2018, arXiv 1707.04993, section 4): a classifier is trained on real labelled clips
+and reads generated ones. What it reads of real clips that it has not seen is the most a model can score; one over the
+number of classes is what a model scores that does not listen.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from kinema.data.clips import Source
+from kinema.run import Run, channels_last
+
+__all__ = ["MotionClassifier", "motion_control", "train_classifier"]
+
+WIDTHS = (3, 16, 32, 64)
+AT_ONCE = 32  # clips in memory
+
+
+class MotionClassifier(nn.Module):
+    """Clips [B, T, 3, H, W] to a logit a class [B, K], for any T from 2 on and sides of 8 pixels or more.
+
+    Three 3D convolutions that halve the frames' sides, on the clip and its frame differences, the mean over all
+    places and times, and a linear layer.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in pairwise((2 * WIDTHS[0], *WIDTHS[1:])):
+            layers += [nn.Conv3d(i, o, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(o), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.classes = nn.Linear(WIDTHS[-1], classes)
+
+    def forward(self, frames: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B K"]:
+        clip = torch.cat([frames[:, 1:], frames.diff(dim=1)], 2)
+        return self.classes(self.features(rearrange(clip, "b t c h w -> b c t h w")).mean((2, 3, 4)))
+
+
+def train_classifier(source: Source, run: Run, *, steps: int = 300, batch: int = 32, seed: int = 0) -> MotionClassifier:
+    """A classifier of the labelled clips of `source`, ready to read others. ValueError: they have no labels."""
+    if not source.facts.classes:
+        raise ValueError("a motion classifier learns from labelled clips, and these have no labels")
+    generator = run.generator("classifier", seed)
+    classifier = MotionClassifier(len(source.facts.classes)).to(run.device)
+    channels_last(classifier)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    for step in range(steps):
+        clips = source.batch(step, batch, seed=seed).to(run.device)
+        assert clips.given.label is not None
+        # of any brightness, so that dim or blurred shapes are read as well as the real ones
+        level = torch.rand(batch, 1, 1, 1, 1, generator=generator, device=run.device) * 0.9 + 0.1
+        with run.autocast():
+            logits = classifier((clips.frames + 1) * level - 1)
+        loss = F.cross_entropy(logits.float(), clips.given.label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return classifier.eval()
+
+
+@torch.inference_mode()
+def motion_control(
+    classifier: MotionClassifier, frames: Float[Tensor, "B T 3 H W"], asked: Int64[Tensor, " B"], run: Run
+) -> Float[Tensor, " B"]:
+    """1 for each clip in [-1, 1] whose motion is the one `asked` for, else 0; their mean is the score."""
+    device = next(classifier.parameters()).device
+    with run.autocast():
+        logits = torch.cat([classifier(part.to(device)) for part in frames.split(AT_ONCE)])
+    return (logits.argmax(1) == asked.to(device)).float().cpu()
