@@ -67,7 +67,8 @@ def main(words: Sequence[str]) -> None:
     console = Console(file=sys.stderr)
     with Watcher(out, experiment.train) as watch:
         last = train(experiment, out, source=source, run=place, resume=arguments.resume, watch=watch)
-    console.print(f"saved {last}; clips: kinema sample {out} --out {out}/clips", highlight=False, soft_wrap=True)
+    known = " --known CLIP" if experiment.family.fitted(source.facts).build().past else ""
+    console.print(f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips", highlight=False, soft_wrap=True)
 
 
 def _parse(words: Sequence[str]) -> Arguments:
