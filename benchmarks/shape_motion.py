@@ -33,6 +33,7 @@ from rich.table import Table
 from torch import Tensor
 
 from kinema import run
+from kinema.checkpoint import find
 from kinema.commands.sample import write_sheet
 from kinema.data.clips import DataConfig
 from kinema.data.write import contact_sheet, from_uint8
@@ -78,7 +79,6 @@ class Measured:
     between: float
     spots: Float[Tensor, " N"]
     control: Float[Tensor, " N"] | None = None
-    steps: int | None = None
 
 
 def trained(name: str, seed: int, arguments: argparse.Namespace) -> Model:
@@ -158,13 +158,14 @@ def main() -> None:
     table = Table(title=f"Shape Motion {SIDE}x{SIDE}, {shown}")
     for header in ("family", "seed", "steps", "ACD", "95 %", "paper", "between", "spots", "control", "95 %"):
         table.add_column(header, justify="left" if header == "family" else "right")
-    _row(table, "real", "", truth, "0.00")
+    _row(table, ("real", "", ""), truth, "0.00")
     for name, runs in models.items():
         table.add_section()
         found = []
         for seed, model in runs.items():
             found.append(of_model(model, classifier, arguments.clips))
-            _row(table, name, str(seed), found[-1], f"{PAPER.get(name, '')}")
+            steps = find(arguments.out / f"{name}-{seed}").name.removeprefix("step-")
+            _row(table, (name, str(seed), f"{int(steps):,}"), found[-1], f"{PAPER.get(name, '')}")
             labels = None if found[-1].control is None else LABELS
             clips = model.clips(Noise(tuple(range(SHOWN))), FRAMES, labels=labels)
             write_sheet(arguments.out / f"{name}-{seed}.png", contact_sheet(clips, columns=8))
@@ -173,14 +174,14 @@ def main() -> None:
     Console(width=120).print(table)
 
 
-def _row(table: Table, name: str, seed: str, found: Measured, paper: str) -> None:
+def _row(table: Table, which: tuple[str, str, str], found: Measured, paper: str) -> None:
     value, low, high = mean_interval(found.acd)
     control = ("-", "-")
     if found.control is not None:
         share, least, most = mean_interval(found.control)
         control = f"{share:.3f}", f"{least:.3f} to {most:.3f}"
     table.add_row(
-        name, seed, "", f"{value:.2f}", f"{low:.2f} to {high:.2f}", paper, f"{found.between:.1f}",
+        *which, f"{value:.2f}", f"{low:.2f} to {high:.2f}", paper, f"{found.between:.1f}",
         f"{found.spots.mean():.2f}", *control,
     )  # fmt: skip
 
