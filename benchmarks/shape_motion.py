@@ -13,6 +13,7 @@ Measured are 256 clips of 16 frames a seed:
   and again, has a low ACD as well; only one that is low beside this says that content is kept.
 - spots: the share of frames that hold one compact bright thing: the brightest pixel is at least 50 of 255 and all that
   are at least half as bright lie in a box whose sides are the largest shape's and 2 pixels.
+- of spots: the ACD over those frames alone, of the clips that have two: a frame without a spot has no content to keep.
 - control: the motion control score of metrics/control.py, for families that take labels: 256 clips, half of each.
 
 "real" is another 256 clips of the world. Intervals are bootstrapped over clips; the last rows of a family are the mean
@@ -78,6 +79,7 @@ class Measured:
     acd: Float[Tensor, " N"]
     between: float
     spots: Float[Tensor, " N"]
+    of_spots: Float[Tensor, " N"]  # NaN where there are fewer than two
     control: Float[Tensor, " N"] | None = None
 
 
@@ -94,17 +96,19 @@ def trained(name: str, seed: int, arguments: argparse.Namespace) -> Model:
     return load(folder, place)
 
 
-def measure(frames: Float[Tensor, "N T 3 H W"]) -> tuple[Tensor, float, Tensor]:
-    """The content distance and the share of spots of each clip, and the distance between clips."""
+def measure(frames: Float[Tensor, "N T 3 H W"]) -> tuple[Tensor, float, Tensor, Tensor]:
+    """The fields of `Measured` that need no labels."""
     within, colours, spots = [], [], []
     for part in frames.split(32):
         within.append(acd(part))
-        colours.append(shape_colour(part).mean(1))
-        spots.append(one_spot(part).float().mean(1))
-    vectors = torch.cat(colours)
-    count = len(vectors)
-    between = torch.cdist(vectors, vectors).sum() / (count * (count - 1))
-    return torch.cat(within), float(between), torch.cat(spots)
+        colours.append(shape_colour(part))
+        spots.append(one_spot(part))
+    colour, spot = torch.cat(colours), torch.cat(spots).float()  # [N, T, 3] and [N, T]
+    count = len(colour)
+    between = torch.cdist(colour.mean(1), colour.mean(1)).sum() / (count * (count - 1))
+    pairs = spot[:, :, None] * spot[:, None] * (1 - torch.eye(spot.shape[1]))  # [N, T, T] both frames have a spot
+    of_spots = (torch.cdist(colour, colour) * pairs).sum((1, 2)) / pairs.sum((1, 2))
+    return torch.cat(within), float(between), spot.mean(1), of_spots
 
 
 def one_spot(frames: Float[Tensor, "B T 3 H W"]) -> Tensor:
@@ -156,7 +160,19 @@ def main() -> None:
 
     shown = f"{arguments.clips} clips of {FRAMES} frames, {arguments.minutes:g} minutes a run"
     table = Table(title=f"Shape Motion {SIDE}x{SIDE}, {shown}")
-    for header in ("family", "seed", "steps", "ACD", "95 %", "paper", "between", "spots", "control", "95 %"):
+    for header in (
+        "family",
+        "seed",
+        "steps",
+        "ACD",
+        "95 %",
+        "paper",
+        "between",
+        "spots",
+        "of spots",
+        "control",
+        "95 %",
+    ):
         table.add_column(header, justify="left" if header == "family" else "right")
     _row(table, ("real", "", ""), truth, "0.00")
     for name, runs in models.items():
@@ -171,7 +187,7 @@ def main() -> None:
             write_sheet(arguments.out / f"{name}-{seed}.png", contact_sheet(clips, columns=8))
         if len(found) > 1:
             _summary(table, name, found)
-    Console(width=120).print(table)
+    Console(width=130).print(table)
 
 
 def _row(table: Table, which: tuple[str, str, str], found: Measured, paper: str) -> None:
@@ -182,7 +198,7 @@ def _row(table: Table, which: tuple[str, str, str], found: Measured, paper: str)
         control = f"{share:.3f}", f"{least:.3f} to {most:.3f}"
     table.add_row(
         *which, f"{value:.2f}", f"{low:.2f} to {high:.2f}", paper, f"{found.between:.1f}",
-        f"{found.spots.mean():.2f}", *control,
+        f"{found.spots.mean():.2f}", f"{found.of_spots.nanmean():.2f}", *control,
     )  # fmt: skip
 
 
@@ -192,6 +208,7 @@ def _summary(table: Table, name: str, found: list[Measured]) -> None:
     table.add_row(
         name, "mean, sd", "", f"{mean(distances):.2f}", f"{stdev(distances):.2f}", "",
         f"{mean(one.between for one in found):.1f}", f"{mean(float(one.spots.mean()) for one in found):.2f}",
+        f"{mean(float(one.of_spots.nanmean()) for one in found):.2f}",
         *((f"{mean(shares):.3f}", f"{stdev(shares):.3f}") if shares else ("-", "-")),
     )  # fmt: skip
 
