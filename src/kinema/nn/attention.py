@@ -109,7 +109,7 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads or width // heads < 6 or width // heads % 2:
             raise ValueError(f"a width of {width} in {heads} heads: choose one that gives heads an even width above 5")
-        self.heads, self.over = heads, over
+        self.heads, self.layouts = heads, LAYOUTS[over]
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.gain = nn.Parameter(torch.ones(2, 1, width // heads))  # of queries and of keys
         self.out = nn.Linear(width, width)
@@ -130,7 +130,7 @@ class Attention(nn.Module):
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         qk = F.rms_norm(qk.float(), qk.shape[-1:], eps=1e-6) * self.gain  # [B, N, 2, heads, d]
         q, k = rotate(qk, table).to(v.dtype).unbind(2)
-        apart, together = LAYOUTS[self.over]
+        apart, together = self.layouts
         q, k, v = (rearrange(y, f"{apart} -> {together}", t=frames) for y in (q, k, v))
         if cache is not None:
             cache = cache.extended(k, v)

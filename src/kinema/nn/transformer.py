@@ -82,8 +82,9 @@ class Transformer(nn.Module):
             raise ValueError("factorised attention takes an even depth, and is causal in frames or not at all")
         self.causal: Causal = causal
         self.head = width // heads
-        overs: tuple[Over, Over] = ("all", "all") if attention == "full" else ("space", "time")
-        self.blocks = nn.ModuleList(Block(width, heads, overs[i % 2], conditioned) for i in range(depth))
+        turns: tuple[Over, ...] = ("all",) if attention == "full" else ("space", "time")
+        self.overs: list[Over] = [turns[i % len(turns)] for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, over, conditioned) for over in self.overs)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = nn.Linear(width, 2 * width) if conditioned else None
         for name, module in self.named_modules():
@@ -126,7 +127,7 @@ class Transformer(nn.Module):
         if self.causal is None:
             raise ValueError("tokens that see later ones cannot be gone on from: build the transformer causal")
         if cache is None:
-            cache = tuple(None if block.attention.over == "space" else Cache() for block in self.blocks)
+            cache = tuple(None if over == "space" else Cache() for over in self.overs)
         return self._run(x, positions, condition, frames, cache)
 
     def _run(
@@ -142,8 +143,7 @@ class Transformer(nn.Module):
         if condition is not None:
             condition = F.silu(condition)
         x, after = x.float(), []  # what blocks add up, from which bfloat16 would drop small changes
-        for block, cache in zip(self.blocks, caches, strict=True):
-            over = block.attention.over
+        for block, over, cache in zip(self.blocks, self.overs, caches, strict=True):
             assert over == "all" or frames is not None, "factorised attention has to know how many frames there are"
             x, cache = block(x, table, masks[over], frames or 1, condition, cache)
             after.append(cache)
