@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinema.nn.attention import Attention, Over
+from kinema.nn.attention import Over
 from kinema.nn.rotary import grid, rotary_table
 from kinema.nn.transformer import AttentionKind, Block, Causal, Transformer
 
@@ -127,18 +127,19 @@ def test_a_conditioned_block_begins_as_the_identity(over: Over) -> None:
     )
 
 
-def test_a_block_is_the_papers() -> None:
+def test_conditioning_is_the_papers() -> None:
     """Figure 3 of arXiv 2212.09748, for one token, which attends to itself alone."""
-    torch.manual_seed(0)
-    block = awake(Block(16, 2, conditioned=True))
-    assert isinstance(block, Block) and isinstance(block.attention, Attention) and block.modulation is not None
+    transformer = tiny("full", None, depth=1)
+    (block,) = transformer.blocks
+    assert isinstance(block, Block) and block.modulation is not None and transformer.modulation is not None
     x, condition = torch.randn(2, 1, 16), torch.randn(2, 1, 16)
-    b1, g1, a1, b2, g2, a2 = block.modulation(condition).chunk(6, -1)
-    norm = nn.LayerNorm(16, elementwise_affine=False)
+    norm, c = nn.LayerNorm(16, elementwise_affine=False), condition * condition.sigmoid()
+    b1, g1, a1, b2, g2, a2 = block.modulation(c).chunk(6, -1)
     h = x + a1 * block.attention.out(((1 + g1) * norm(x) + b1) @ block.attention.qkv.weight[32:].T)
-    expected = h + a2 * block.mlp((1 + g2) * norm(h) + b2)
-    actual, _ = block(x, rotary_table(torch.zeros(1, 3), 8), condition=condition)
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    h = h + a2 * block.mlp((1 + g2) * norm(h) + b2)
+    b, g = transformer.modulation(c).chunk(2, -1)
+    actual = transformer(x, torch.zeros(1, 3), condition)
+    torch.testing.assert_close(actual, (1 + g) * norm(h) + b, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["full", "factorised"])
@@ -162,7 +163,7 @@ def test_the_gradient_reaches_all_parameters(
     transformer = tiny(kind, causal, conditioned)
     condition = torch.randn(2, FRAMES, 16) if conditioned else None
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        out = transformer(torch.randn(2, 12, 16), POSITIONS, condition, FRAMES)
+        out = transformer(torch.randn(2, 12, 16).to(dtype), POSITIONS, condition, FRAMES)
     assert out.dtype == torch.float32
     (out * torch.randn_like(out)).sum().backward()
     assert [n for n, p in transformer.named_parameters() if p.grad is None or not p.grad.any()] == []

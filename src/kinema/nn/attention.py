@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kinema.nn.rotary import rotate
 
-__all__ = ["Attention", "Cache", "Mask", "Over", "attend", "fused_attention", "plain_attention"]
+__all__ = ["Attention", "Cache", "Mask", "Over", "attend", "fused_attention", "plain_attention", "plain_is_faster"]
 
 Mask = Bool[Tensor, "*#B #N #M"] | Literal["causal"] | None  # "causal": the queries are the last of the keys
 Over = Literal["all", "space", "time"]
@@ -45,7 +45,7 @@ def attend(
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     """`attend` by matrix products."""
-    scores = q * q.shape[-1] ** -0.5 @ k.mT  # [B, heads, N, M]
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # [B, heads, N, M]
     if (seen := _seen(q, k, mask)) is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
     return scores.softmax(-1) @ v
@@ -127,8 +127,8 @@ class Attention(nn.Module):
         `mask` is between the tokens that attend to each other, those in the cache first.
         """
         qkv = rearrange(self.qkv(x), "b n (i h d) -> b n i h d", i=3, h=self.heads)
-        qk, v = qkv[:, :, :2], qkv[:, :, 2]
-        qk = F.rms_norm(qk.float(), qk.shape[-1:], eps=1e-6) * self.gain  # [B, N, 2, heads, d]
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]  # [B, N, 2, heads, d] and [B, N, heads, d]
+        qk = F.rms_norm(qk.float(), qk.shape[-1:], eps=1e-6) * self.gain
         q, k = rotate(qk, table).to(v.dtype).unbind(2)
         apart, together = self.layouts
         q, k, v = (rearrange(y, f"{apart} -> {together}", t=frames) for y in (q, k, v))

@@ -22,8 +22,8 @@ Caches = tuple[Cache | None, ...]  # one a block; inside a frame there is nothin
 class Block(nn.Module):
     """Attention and an MLP, each normalised first and added to what it is given.
 
-    If `conditioned`, the condition shifts and scales what both are given and gates what they add; the gates start at
-    zero, and so the block as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2).
+    If `conditioned`, the condition shifts and scales what both are given and gates what they add. In a `Transformer`
+    the gates start at zero, and so the block as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2).
     """
 
     def __init__(self, width: int, heads: int, over: Over = "all", conditioned: bool = False) -> None:
@@ -64,8 +64,8 @@ class Transformer(nn.Module):
     their positions, in factorised attention by their number.
 
     Weights are Xavier uniform and biases zero, as in DiT. What a condition does starts at zero; without one, what each
-    block adds is divided by sqrt(2 depth), so that the sum keeps its scale (GPT-2, section 2.3). Token counts that are
-    multiples of 32 are the fastest. Raises ValueError where the settings do not fit together.
+    block adds is divided by sqrt(2 depth), so that the sum keeps its scale (GPT-2, Radford et al. 2019, section 2.3).
+    Multiples of 32 tokens are the fastest. Raises ValueError where the settings do not fit together.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class Transformer(nn.Module):
         """The tokens after all blocks, normalised, float32.
 
         A position is a time, a row and a column. There is a condition for each of G groups of N/G tokens: one a frame,
-        or one for all. `frames` is how many frames the tokens are, which factorised attention has to know.
+        or one for all. `frames` is how many frames the tokens are: factorised attention has to know, and full
+        attention needs no mask inside a single one.
         """
         return self._run(x, positions, condition, frames, (None,) * len(self.blocks))[0]
 
@@ -133,6 +134,7 @@ class Transformer(nn.Module):
     def _run(
         self, x: Tensor, positions: Tensor, condition: Tensor | None, frames: int | None, caches: Caches
     ) -> tuple[Tensor, Caches]:
+        assert (condition is None) == (self.modulation is None), "a condition belongs to a conditioned transformer"
         positions = positions.to(x.device)
         table = rotary_table(positions, self.head)
         masks: dict[Over, Mask] = {
