@@ -33,6 +33,7 @@ class Instance:
     family: str
     settings: dict[str, Any] = field(default_factory=dict)
     labels: bool = False  # whether its clips are labelled
+    frames: int = 8  # of a training clip
     steps: int = STEPS
 
 
@@ -40,6 +41,7 @@ MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
 SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
 TGAN = {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2}
 VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
+VAE = {"space": 4, "channels": 3, "hidden": 4}
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
 
@@ -57,6 +59,9 @@ INSTANCES = {
     "tgan-modern-labels": Instance("tgan", TGAN | PENALISED | {"clip_every": 0}, labels=True),
     "vgan-paper": Instance("vgan", VGAN),
     "vgan-modern": Instance("vgan", VGAN | PENALISED),
+    "video-vae": Instance("video-vae", VAE | {"time": 1}),
+    "video-vae-groups-critic": Instance("video-vae", VAE | {"adversarial": 0.1, "ndf": 2}, frames=9),
+    "video-vae-tokens": Instance("video-vae", VAE | {"levels": (4, 5, 3)}, frames=9),
 }
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -85,7 +90,7 @@ class Unlabelled(ShapeMotion):
 
 def untrained(instance: Instance, run: Run) -> Trainer:
     config = config_class(instance.family)(**instance.settings)
-    source = (ShapeMotion if instance.labels else Unlabelled)(frames=8, height=16, width=32)
+    source = (ShapeMotion if instance.labels else Unlabelled)(instance.frames, height=16, width=32)
     return Trainer(Experiment(config, train=TrainConfig(batch=CLIPS, lr=1e-3)), source, run)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from kinema.types import Batch, Conditions, Noise
 
-__all__ = ["Facts", "Family", "FamilyConfig", "Scoring", "Turn"]
+__all__ = ["Codec", "Facts", "Family", "FamilyConfig", "Scoring", "Turn"]
 
 Config = TypeVar("Config", bound="FamilyConfig")
 
@@ -99,6 +100,62 @@ class Family(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__} cannot use {', '.join(foreign)}; it accepts {usable}")
         if (given.known is None) != (given.mask is None):
             raise ValueError("known and mask are one pair: give the known pixels and where they are known")
+
+
+class Codec(Family):
+    """A family that turns clips into latents [B, L, C, h, w] and back, for latent families to be trained on.
+
+    It is causal in groups: the first frame has latents of its own and every `time` frames after it theirs, so that an
+    image is a video of one frame and a long video is coded chunk by chunk, in as much memory as a chunk takes. A state
+    is what chunks leave to the next one; None begins a video.
+    """
+
+    space: int  # pixels of a latent's side: h = H / space
+    time: int  # frames of a group
+    channels: int  # C
+
+    @abstractmethod
+    def encode(
+        self, frames: Float[Tensor, "B T 3 H W"], state: tuple[Tensor, ...] | None = None
+    ) -> tuple[Float[Tensor, "B L C h w"], tuple[Tensor, ...]]:
+        """The latents of the next frames, in [-1, 1], and the state after them; no randomness.
+
+        A video's first chunk has 1 + k * time frames, each later one k * time. Raises ValueError for other lengths and
+        for sides that are no multiples of `space`.
+        """
+
+    @abstractmethod
+    def decode(
+        self, latents: Float[Tensor, "B L C h w"], state: tuple[Tensor, ...] | None = None
+    ) -> tuple[Float[Tensor, "B T 3 H W"], tuple[Tensor, ...]]:
+        """The frames of the next latents, in [-1, 1], and the state after them."""
+
+    def length(self, frames: int) -> int:
+        """L: how many latents in time `frames` frames have, the last group filled up."""
+        return 1 - (1 - frames) // self.time
+
+    def encoded(self, chunks: Iterable[Tensor]) -> Iterator[Float[Tensor, "B L C h w"]]:
+        """Yield the latents of videos in chunks [B, t, 3, H, W], t at least 1; copies of the last frame fill up."""
+        state = waiting = None
+        for chunk in chunks:
+            waiting = chunk if waiting is None else torch.cat([waiting, chunk], 1)
+            alone = 1 if state is None else 0
+            whole = (waiting.shape[1] - alone) // self.time * self.time + alone
+            if whole:
+                latents, state = self.encode(waiting[:, :whole], state)
+                yield latents
+            waiting = waiting[:, whole:].clone()  # a view would keep the chunk
+        if waiting is not None and waiting.shape[1]:
+            copies = [waiting[:, -1:]] * (self.time - waiting.shape[1])
+            yield self.encode(torch.cat([waiting, *copies], 1), state)[0]
+
+    def decoded(self, latents: Iterable[Tensor], frames: int) -> Iterator[Float[Tensor, "B t 3 H W"]]:
+        """Yield the `frames` frames of videos whose latents come in chunks [B, l, C, h, w]; what fills up is cut."""
+        state = None
+        for chunk in latents:
+            drawn, state = self.decode(chunk, state)
+            yield drawn[:, :frames]
+            frames -= min(frames, drawn.shape[1])
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.svg_lp import SVGLPConfig
 from kinema.families.tgan import TGANConfig
 from kinema.families.vgan import VGANConfig
+from kinema.families.video_vae import VideoVAEConfig
 from kinema.train import Experiment, TrainConfig
 
 __all__ = ["PRESETS", "preset"]
@@ -76,11 +77,21 @@ def vgan_cpu() -> Experiment:
     return Experiment(VGANConfig(ngf=32, ndf=32, augment=True), DataConfig(), TrainConfig(batch=16, average=0.998))
 
 
+def video_vae_cpu() -> Experiment:
+    """For a laptop: 64x64, 17 frames as 5x8x8 Gaussian latents; tokens with --family.levels 8 8 8 5 5 5."""
+    return Experiment(
+        VideoVAEConfig(),
+        DataConfig(frames=17),
+        TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998),
+    )
+
+
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
     "tgan": {"cpu": tgan_cpu, "paper": tgan_paper},
     "vgan": {"cpu": vgan_cpu, "paper": vgan_paper},
+    "video-vae": {"cpu": video_vae_cpu},
 }
 
 

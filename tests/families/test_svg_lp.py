@@ -141,11 +141,11 @@ def mask(*frames: int, of: int = 4) -> Tensor:
     [
         ({}, "give the first ones .kinema sample MODEL --known CLIP"),
         ({"known": torch.zeros(1, 4, 3, 16, 32)}, "one pair"),
+        ({"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask()}, "give the first ones"),
         (
-            {"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask()},
+            {"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask(1, 2)},
             "make the mask true in all pixels of the first frame",
         ),
-        ({"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask(1, 2)}, "make the mask true"),
         ({"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask(0, 3)}, "make the mask true"),
         ({"known": torch.zeros(1, 4, 3, 16, 32), "mask": mask(0, 1).tril()}, "make the mask true"),
         ({"known": torch.zeros(1, 4, 3, 32, 32), "mask": mask(0).repeat(1, 1, 1, 2, 1)}, "resize the frames"),

@@ -13,6 +13,7 @@ FAMILIES = {
     "svg-lp": "kinema.families.svg_lp:SVGLPConfig",
     "tgan": "kinema.families.tgan:TGANConfig",
     "vgan": "kinema.families.vgan:VGANConfig",
+    "video-vae": "kinema.families.video_vae:VideoVAEConfig",
 }
 
 

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
+from kinema.nn.known import first_known
 from kinema.nn.reconstruction import PixelLoss, gradient_difference, pixel_loss
 from kinema.types import Batch, Conditions, Noise
 
@@ -293,27 +294,12 @@ class SVGLP(Family):
 
     def _first(self, given: Conditions, clips: int) -> Float[Tensor, "B t 3 H W"]:
         """The frames that are given; raises ValueError where they are not the whole first ones of every clip."""
-        known, mask = given.known, given.mask
-        if known is None or mask is None:
+        if given.mask is None or not given.mask.any():
             raise ValueError(
                 "SVGLP goes on from frames that it is given: give the first ones (kinema sample MODEL --known CLIP; "
                 "in Python known and mask, or Model.clips(known=...))"
             )
-        size = (self.config.height, self.config.width)
-        if len(known) != clips or known.shape[-2:] != size or mask.shape[:2] != known.shape[:2]:
-            raise ValueError(
-                f"SVGLP makes {clips} clips of {size[1]}x{size[0]} here, but known is {list(known.shape)} with a mask "
-                f"{list(mask.shape)}: resize the frames, and give one clip and mask for each seed"
-            )
-        pixels = mask.flatten(2)  # [B, T, H W]
-        count = int(pixels[0].all(1).sum())
-        first = torch.arange(mask.shape[1], device=mask.device)[:, None] < count  # [T, 1]
-        if not count or not torch.equal(pixels, first.expand_as(pixels)):
-            raise ValueError(
-                "SVGLP can only go on from the first frames: make the mask true in all pixels of the first frame or "
-                "frames, as many in every clip, and nowhere else"
-            )
-        return known[:, :count]
+        return first_known("SVGLP", given, clips, *self.config.filled("height", "width"))
 
     def surprise(self, chunks: Iterable[Tensor]) -> Iterator[Float[Tensor, "B t"]]:
         """Yield the negative evidence lower bound of each frame given all before it, in the units of the loss.

@@ -1,0 +1,256 @@
+"""The video codec: causal, the same in chunks as whole, with two bottlenecks and a critic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from kinema.families.video_vae import CHUNK, Gaussian, Quantized, VideoVAE, VideoVAEConfig
+from kinema.family import Facts
+from kinema.nn.reconstruction import gradient_difference
+from kinema.run import Run
+from kinema.sample import stream
+from kinema.types import Batch, Conditions, Noise
+from kinema.worlds.shape_motion import ShapeMotion
+
+TINY = VideoVAEConfig(space=4, time=2, channels=3, hidden=4, ndf=2)
+TOKENS = {"levels": (4, 5, 3)}
+CODECS = [{}, {"time": 1, "space": 8}, {"time": 4, **TOKENS}]
+
+
+def codec(**settings: Any) -> VideoVAE:
+    """A codec in evaluation mode whose latents have been seen, which are neither centred nor of unit deviation."""
+    torch.manual_seed(0)
+    family = replace(TINY, **settings).fitted(Facts(9, 16, 32)).build()
+    for parameter in family.generator.parameters():
+        if parameter.ndim > 1:
+            parameter.data *= 2  # so that every latent tells
+    for _ in range(3):
+        family._loss(Batch(clips(4, 9)), torch.Generator())
+    return family.eval()
+
+
+def clips(count: int, frames: int) -> Tensor:
+    return ShapeMotion(frames, 16, 32).batch(0, count, seed=1).frames
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("space", "time"), [(4, 1), (4, 4), (8, 2)])
+def test_the_first_frame_is_coded_alone_and_then_groups(space: int, time: int) -> None:
+    family = codec(space=space, time=time)
+    latents, _ = family.encode(clips(2, 9))
+    assert latents.shape == (2, 1 + 8 // time, 3, 16 // space, 32 // space)
+    assert latents.shape[1:3] == (family.length(9), family.channels)
+    frames, _ = family.decode(latents)
+    assert frames.shape == (2, 9, 3, 16, 32)
+    image, _ = family.encode(clips(2, 9)[:, :1])  # a video of one frame
+    torch.testing.assert_close(image, latents[:, :1])
+    torch.testing.assert_close(family.decode(image)[0], frames[:, :1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", CODECS)
+@pytest.mark.parametrize("groups", [(0, 1, 1, 1, 1, 1, 1), (1, 5), (2, 3, 1), (6,)])
+def test_chunks_give_what_the_whole_gives(settings: dict[str, Any], groups: tuple[int, ...]) -> None:
+    family = codec(**settings)
+    frames = clips(2, 1 + 6 * family.time)
+    whole, _ = family.encode(frames)
+    drawn, _ = family.decode(whole)
+    assert drawn.std() > 0.01
+
+    ends = [1 + count * family.time for count in accumulate(groups)]
+    state, sizes, parts = None, [], []
+    for chunk in frames.tensor_split(ends[:-1], 1):
+        latents, state = family.encode(chunk, state)
+        parts.append(latents)
+        sizes.append([kept.shape for kept in state])
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-4)
+    assert all(size == sizes[0] for size in sizes)  # memory does not grow
+
+    state, sizes, parts = None, [], []
+    for chunk in whole.split([1 + groups[0], *groups[1:]], 1):
+        made, state = family.decode(chunk, state)
+        parts.append(made)
+        sizes.append([kept.shape for kept in state])
+    torch.testing.assert_close(torch.cat(parts, 1), drawn, atol=1e-5, rtol=1e-4)
+    assert all(size == sizes[0] for size in sizes)
+
+
+@torch.no_grad()
+def test_no_later_group_is_seen() -> None:
+    family, frames = codec(), clips(1, 9)
+    changed = frames.index_fill(1, torch.tensor(5), 0.3)  # of the third group after the first frame
+    latents, other = family.encode(frames)[0], family.encode(changed)[0]
+    torch.testing.assert_close(other[:, :3], latents[:, :3], rtol=0, atol=0)
+    assert not torch.equal(other[:, 3], latents[:, 3])
+    changed = latents.index_fill(1, torch.tensor(3), 0.3)
+    made, other = family.decode(latents)[0], family.decode(changed)[0]
+    torch.testing.assert_close(other[:, :5], made[:, :5], rtol=0, atol=0)
+    assert not torch.equal(other[:, 5:7], made[:, 5:7])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [(11,), (1,) * 11, (3, 7, 1), (2, 9)])
+def test_videos_of_any_length_are_filled_up_and_cut(sizes: tuple[int, ...]) -> None:
+    family, frames = codec(time=4), clips(2, 11)
+    filled = torch.cat([frames, frames[:, -1:], frames[:, -1:]], 1)
+    whole, _ = family.encode(filled)
+    latents = torch.cat(list(family.encoded(frames.split(sizes, 1))), 1)
+    assert latents.shape[1] == family.length(11) == 4
+    torch.testing.assert_close(latents, whole, atol=1e-5, rtol=1e-4)
+    drawn = torch.cat(list(family.decoded(latents.split((1, 2, 1), 1), 11)), 1)
+    torch.testing.assert_close(drawn, family.decode(whole)[0][:, :11], atol=1e-5, rtol=1e-4)
+
+
+def test_lengths() -> None:
+    assert [codec(time=4).length(frames) for frames in (1, 2, 5, 6, 9)] == [1, 2, 2, 3, 3]
+
+
+@torch.no_grad()
+def test_what_cannot_be_coded_is_refused() -> None:
+    family = codec()
+    with pytest.raises(ValueError, match=r"then groups of 2.*4 frames are neither; `encoded`"):
+        family.encode(clips(1, 4))
+    with pytest.raises(ValueError, match="3 frames are neither"):
+        family.encode(clips(1, 3), family.encode(clips(1, 1))[1])
+    with pytest.raises(ValueError, match="32x18 cannot be coded: make the sides multiples of 4"):
+        family.encode(torch.zeros(1, 1, 3, 18, 32))
+
+
+@torch.no_grad()
+def test_latents_are_standardised() -> None:
+    family = codec()
+    latents, _ = family.encode(clips(4, 9))  # all that it has seen
+    bottleneck = family.generator.bottleneck
+    assert isinstance(bottleneck, Gaussian)
+    weight, first, second = bottleneck.moments
+    assert (first / weight).abs().max() > 0.02 and ((second - first.square() / weight) / weight - 1).abs().max() > 0.1
+    torch.testing.assert_close(latents.mean((0, 1, 3, 4)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 1, 3, 4), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    before = weight.clone()
+    family._loss(Batch(clips(4, 9)), torch.Generator())  # not in training
+    assert torch.equal(bottleneck.moments[0], before)
+
+
+def test_latents_that_nothing_was_seen_of_are_what_they_are() -> None:
+    bottleneck, latents = Gaussian(3), torch.randn(2, 2, 3, 4, 4)
+    torch.testing.assert_close(bottleneck.restored(latents), latents)
+    torch.testing.assert_close(bottleneck.code(torch.cat([latents, latents], 2)), latents)
+
+
+@torch.no_grad()
+def test_the_posterior_and_its_divergence() -> None:
+    bottleneck, read = Gaussian(3), torch.randn(2, 2, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    posterior = Normal(read[:, :, :3], (read[:, :, 3:] / 2).exp())
+    latents, costs = bottleneck(read, torch.Generator().manual_seed(5))
+    noise = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(latents, posterior.mean + posterior.stddev * noise)
+    torch.testing.assert_close(costs["kl"], kl_divergence(posterior, Normal(0.0, 1.0)).mean())
+    assert bottleneck(read.bfloat16(), torch.Generator())[1]["kl"].dtype == torch.float32
+
+
+@torch.no_grad()
+def test_latents_of_tokens_are_their_codes() -> None:
+    family = codec(**TOKENS)
+    latents, _ = family.encode(clips(2, 5))
+    bottleneck = family.generator.bottleneck
+    assert isinstance(bottleneck, Quantized)
+    fsq = bottleneck.fsq
+    tokens = fsq.tokens(latents)
+    assert tokens.shape == (2, 3, 4, 8) and len(tokens.unique()) > 1
+    torch.testing.assert_close(fsq.codes(tokens), latents)
+
+
+@pytest.mark.parametrize("settings", [{}, TOKENS])
+@pytest.mark.parametrize("pixel", ["l1", "mse"])
+def test_the_loss_is_the_sum_of_its_parts(settings: dict[str, Any], pixel: str) -> None:
+    family, frames = codec(pixel=pixel, gradient=0.5, kl=0.3, adversarial=0.2, **settings), clips(2, 9)
+    total, scalars = family._loss(Batch(frames), torch.Generator().manual_seed(5))
+    drawn, _ = family.generator(frames, torch.Generator().manual_seed(5))
+    assert set(scalars) == {"pixel", "gradient", "generator"} | (set() if settings else {"kl"})
+    torch.testing.assert_close(scalars["pixel"], {"l1": F.l1_loss, "mse": F.mse_loss}[pixel](drawn, frames))
+    torch.testing.assert_close(scalars["gradient"], gradient_difference(drawn, frames).mean())
+    weights = {"pixel": 1.0, "gradient": 0.5, "kl": 0.3, "generator": 0.2}
+    torch.testing.assert_close(total, torch.stack([weights[name] * value for name, value in scalars.items()]).sum())
+
+
+def test_the_critic_sees_a_clip_without_its_first_frame_or_its_last() -> None:
+    family, frames = codec(adversarial=1.0), clips(2, 9)
+    seen = [family._seen(frames, -frames, torch.Generator().manual_seed(seed)) for seed in range(8)]
+    for real, fake in seen:
+        assert torch.equal(fake, -real)
+        assert any(torch.equal(real, frames[:, k : k + 8].transpose(1, 2)) for k in (0, 1))
+    assert not all(torch.equal(real, seen[0][0]) for real, _ in seen)
+    image = TINY.fitted(Facts(1, 16, 16))
+    family = replace(image, adversarial=1.0).build()
+    for turn in family.turns():
+        assert turn.loss(Batch(torch.zeros(2, 1, 3, 16, 16)), torch.Generator())[0].isfinite()
+
+
+def test_only_who_plays_against_a_critic_has_one() -> None:
+    assert [turn.name for turn in codec().turns()] == ["generator"]
+    assert [turn.name for turn in codec(adversarial=1.0).turns()] == ["generator", "critic"]
+
+
+@pytest.mark.parametrize("settings", [{"time": 4}, TOKENS])
+@pytest.mark.parametrize("given", [1, 6, 2 * CHUNK * 4 + 3])
+def test_given_frames_are_reconstructed_and_the_prior_goes_on(settings: dict[str, Any], given: int, cpu: Run) -> None:
+    family, frames = codec(**settings), clips(2, given)
+    first = Conditions().beginning(frames)
+    made = torch.cat(list(stream(family, cpu, Noise((0, 1)), given + 9, first)), 1)
+    assert made.shape == (2, given + 9, 3, 16, 32)
+    with torch.no_grad():
+        latents = list(family.encoded([frames]))
+        own = torch.cat(list(family.decoded(latents, given)), 1)
+    torch.testing.assert_close(made[:, :given], own, atol=1e-5, rtol=1e-4)
+    other = torch.cat(list(stream(family, cpu, Noise((2, 3)), given + 9, first)), 1)
+    torch.testing.assert_close(other[:, :given], made[:, :given], rtol=0, atol=0)
+    assert not torch.equal(other[:, -1], made[:, -1])
+    few = torch.cat(list(stream(family, cpu, Noise((0, 1)), 1, first)), 1)
+    torch.testing.assert_close(few, own[:, :1], atol=1e-5, rtol=1e-4)
+
+
+def test_an_empty_mask_gives_nothing_and_a_region_is_refused(cpu: Run) -> None:
+    family = codec()
+
+    def masked(mask: Tensor) -> Tensor:
+        return torch.cat(list(stream(family, cpu, Noise((0,)), 5, Conditions(known=clips(1, 2), mask=mask))), 1)
+
+    mask = torch.zeros(1, 2, 1, 16, 32, dtype=torch.bool)
+    unconditional = torch.cat(list(stream(family, cpu, Noise((0,)), 5)), 1)
+    torch.testing.assert_close(masked(mask), unconditional, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="VideoVAE can only go on from the first frames"):
+        masked(mask.index_fill(1, torch.tensor(1), True))
+
+
+def test_clips_that_are_no_groups_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"groups of 4, so 16 frames cannot be trained on: make --data\.frames 13 or 17"
+    ):
+        VideoVAEConfig().fitted(Facts(16, 64, 64))
+    with pytest.raises(ValueError, match="multiples of 8, not 64 and 60: choose others"):
+        VideoVAEConfig().fitted(Facts(17, 64, 60))
+    with pytest.raises(ValueError, match="multiples of 16, not 24 and 64"):
+        VideoVAEConfig(adversarial=1.0).fitted(Facts(17, 24, 64))
+    assert VideoVAEConfig().fitted(Facts(17, 64, 64)).frames == 17
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"space": 6}, "space must be 4, 8 or 16 and time 1, 2 or 4, not 6 and 4"),
+        ({"time": 3}, "not 8 and 3"),
+        ({"levels": (8, 2)}, "levels at least 3"),
+        ({"kl": -1.0}, "must not be negative"),
+    ],
+)
+def test_settings_that_make_no_codec_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        VideoVAEConfig(**settings)
