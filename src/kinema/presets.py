@@ -30,7 +30,8 @@ def mocogan_demo() -> Experiment:
     family = MoCoGANConfig(
         ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, loss="relativistic", penalty=2.0
     )
-    return Experiment(family, DataConfig(frames=10, height=32, width=32), TrainConfig(batch=16, lr=1e-3, average=0.99))
+    train = TrainConfig(batch=8, lr=1e-3, clip_norm=1.0, average=0.99)
+    return Experiment(family, DataConfig(frames=10, height=32, width=32), train)
 
 
 def mocogan_gpu() -> Experiment:
