@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from kinema.families.video_vae import CHUNK, Gaussian, Quantized, VideoVAE, VideoVAEConfig
+from kinema.families.video_vae import CHUNK, NARROW, Gaussian, Quantized, VideoVAE, VideoVAEConfig
 from kinema.family import Facts
 from kinema.nn.reconstruction import gradient_difference
 from kinema.run import Run
@@ -148,7 +148,7 @@ def test_latents_that_nothing_was_seen_of_are_what_they_are() -> None:
 @torch.no_grad()
 def test_the_posterior_and_its_divergence() -> None:
     bottleneck, read = Gaussian(3), torch.randn(2, 2, 6, 4, 4, generator=torch.Generator().manual_seed(0))
-    posterior = Normal(read[:, :, :3], (read[:, :, 3:] / 2).exp())
+    posterior = Normal(read[:, :, :3], ((read[:, :, 3:] - NARROW) / 2).exp())
     latents, costs = bottleneck(read, torch.Generator().manual_seed(5))
     noise = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(latents, posterior.mean + posterior.stddev * noise)
