@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from kinema.families.video_vae import CHUNK, NARROW, Gaussian, Quantized, VideoVAE, VideoVAEConfig
 from kinema.family import Facts
+from kinema.nn.causal import Past
 from kinema.nn.reconstruction import gradient_difference
 from kinema.run import Run
 from kinema.sample import stream
@@ -134,6 +135,8 @@ def test_latents_are_standardised() -> None:
     assert (first / weight).abs().max() > 0.02 and ((second - first.square() / weight) / weight - 1).abs().max() > 0.1
     torch.testing.assert_close(latents.mean((0, 1, 3, 4)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(latents.std((0, 1, 3, 4), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    read = family.generator.encoder(clips(4, 9), Past())
+    torch.testing.assert_close(bottleneck.restored(latents), read.chunk(2, 2)[0])  # what the decoder learned from
     before = weight.clone()
     family._loss(Batch(clips(4, 9)), torch.Generator())  # not in training
     assert torch.equal(bottleneck.moments[0], before)
