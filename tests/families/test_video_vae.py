@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from kinema.families.video_vae import CHUNK, Gaussian, Quantized, VideoVAE, VideoVAEConfig
+from kinema.families.video_vae import CHUNK, NARROW, Gaussian, Quantized, VideoVAE, VideoVAEConfig
 from kinema.family import Facts
+from kinema.nn.causal import Past
 from kinema.nn.reconstruction import gradient_difference
 from kinema.run import Run
 from kinema.sample import stream
@@ -134,6 +135,8 @@ def test_latents_are_standardised() -> None:
     assert (first / weight).abs().max() > 0.02 and ((second - first.square() / weight) / weight - 1).abs().max() > 0.1
     torch.testing.assert_close(latents.mean((0, 1, 3, 4)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(latents.std((0, 1, 3, 4), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    read = family.generator.encoder(clips(4, 9), Past())
+    torch.testing.assert_close(bottleneck.restored(latents), read.chunk(2, 2)[0])  # what the decoder learned from
     before = weight.clone()
     family._loss(Batch(clips(4, 9)), torch.Generator())  # not in training
     assert torch.equal(bottleneck.moments[0], before)
@@ -148,7 +151,7 @@ def test_latents_that_nothing_was_seen_of_are_what_they_are() -> None:
 @torch.no_grad()
 def test_the_posterior_and_its_divergence() -> None:
     bottleneck, read = Gaussian(3), torch.randn(2, 2, 6, 4, 4, generator=torch.Generator().manual_seed(0))
-    posterior = Normal(read[:, :, :3], (read[:, :, 3:] / 2).exp())
+    posterior = Normal(read[:, :, :3], ((read[:, :, 3:] - NARROW) / 2).exp())
     latents, costs = bottleneck(read, torch.Generator().manual_seed(5))
     noise = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(latents, posterior.mean + posterior.stddev * noise)

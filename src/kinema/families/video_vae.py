@@ -44,6 +44,7 @@ __all__ = ["VideoVAE", "VideoVAEConfig"]
 PATCH = 2  # pixels of a side that are folded into channels
 ENCODER, DECODER = 1, 2  # blocks at each size
 CHUNK = 4  # latents in time that `generate` works on: memory stays the same however long the clip
+NARROW = 6.0  # that a log-variance begins below the prior's, whose noise would hide what latents begin to tell
 FOLLOW = 0.01  # of each training step in the latents' mean and deviation
 
 
@@ -196,7 +197,7 @@ class Gaussian(nn.Module):
     def forward(self, read: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """A draw from the posterior, and its divergence from the prior, the mean over a latent's values in nats."""
         mean, log_variance = read.float().chunk(2, 2)
-        log_variance = log_variance.clamp(-20, 10)
+        log_variance = (log_variance - NARROW).clamp(-20, 10)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         if self.training:
             values = mean.detach().transpose(0, 2).flatten(1)  # [C, everything else]
