@@ -57,7 +57,7 @@ FIRST = 1_000  # seed of the first clip that is measured
 BRIGHT = 50  # of 255
 PAPER = {"vgan": 5.02, "tgan": 2.08, "mocogan": 1.79}
 SHOWN = 8  # clips on a sheet
-
+HEADERS = "family", "seed", "steps", "ACD", "95 %", "paper", "between", "spots", "of spots", "control", "95 %"
 
 MOCOGAN = MoCoGANConfig(
     ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, loss="relativistic", penalty=2.0
@@ -160,19 +160,7 @@ def main() -> None:
 
     shown = f"{arguments.clips} clips of {FRAMES} frames, {arguments.minutes:g} minutes a run"
     table = Table(title=f"Shape Motion {SIDE}x{SIDE}, {shown}")
-    for header in (
-        "family",
-        "seed",
-        "steps",
-        "ACD",
-        "95 %",
-        "paper",
-        "between",
-        "spots",
-        "of spots",
-        "control",
-        "95 %",
-    ):
+    for header in HEADERS:
         table.add_column(header, justify="left" if header == "family" else "right")
     _row(table, ("real", "", ""), truth, "0.00")
     for name, runs in models.items():
