@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -84,6 +84,18 @@ class Family(nn.Module, ABC):
     past: int = 0  # the first frames that training gives it; above 0, sampling must give some
     generator: nn.Module  # all that sampling needs: what the moving average follows and what export holds
     longest: int | None = None  # how many frames `generate` can draw at most; None: any number
+    sampling: Any = None  # a frozen dataclass of what may be chosen anew for every clip; None: there is nothing
+
+    @property
+    def codec(self) -> Codec | None:
+        """What turns clips into the latents that the family models, part of its generator; None: it models pixels."""
+        return None
+
+    def begin(self) -> None:
+        """Take what a new run begins from, such as the weights of a trained codec; not where a run goes on.
+
+        Raises ValueError where that cannot be had.
+        """
 
     @abstractmethod
     def turns(self) -> Sequence[Turn]:

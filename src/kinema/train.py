@@ -130,6 +130,11 @@ class Trainer:
         c = self.config
         return torch.optim.AdamW(player.parameters(), c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
 
+    def begin(self) -> None:
+        """Take what a new run begins from; raises ValueError where that cannot be had."""
+        self.family.begin()
+        self.average.load_state_dict(self.family.generator.state_dict())
+
     def advance(self) -> None:
         """Play every turn once, on one batch, and let the moving average follow."""
         c, run = self.config, self.run
@@ -255,6 +260,8 @@ def train(
     trainer = Trainer(experiment, source or open_source(experiment.data), run)
     if resume:
         trainer.restore(checkpoint.load(out))
+    else:
+        trainer.begin()
     saved = trainer.step if resume else -1
     last_save = begun = time.monotonic()
     before = trainer.seconds

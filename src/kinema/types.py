@@ -53,10 +53,12 @@ class Batch:
 
     frames: Float[Tensor, "B T 3 H W"]  # in [-1, 1]
     given: Conditions = Conditions()
+    latents: Float[Tensor, "B L C h w"] | None = None  # of the frames, where they were kept; there are then no frames
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        return Batch(self.frames.to(device, non_blocking=True), self.given.to(device))
+        latents = None if self.latents is None else self.latents.to(device, non_blocking=True)
+        return Batch(self.frames.to(device, non_blocking=True), self.given.to(device), latents)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ scales takes its place; where a critic is asked for, it judges clips beside thei
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 
@@ -30,6 +30,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kinema import checkpoint
+from kinema.config import from_dict
 from kinema.family import Codec, Facts, FamilyConfig, Turn
 from kinema.nn.adversarial import critic_loss, generator_loss, r1_and_r2
 from kinema.nn.causal import CausalConv3d, ChannelNorm, Past
@@ -110,6 +112,18 @@ class VideoVAEConfig(FamilyConfig):
     def build(self) -> VideoVAE:
         """The untrained model."""
         return VideoVAE(self)
+
+    @staticmethod
+    def of(path: str, facts: Facts) -> VideoVAEConfig:
+        """The configuration of a trained codec, a run's folder or a checkpoint, for clips of other sizes too.
+
+        Raises ValueError where there is none, or none for such clips.
+        """
+        family = dict(checkpoint.load_generator(path)[0].get("family", {}))
+        if (name := family.pop("name", None)) != "video-vae":
+            raise ValueError(f"{path} holds a model of {name}: a codec is trained with kinema train video-vae")
+        config = from_dict(VideoVAEConfig, family, f"{path}: family")
+        return replace(config, frames=None, height=None, width=None).fitted(facts)
 
     @property
     def widths(self) -> list[int]:
@@ -328,6 +342,13 @@ class VideoVAE(Codec):
         first = int(torch.randint(frames.shape[1] - self.judged + 1, (), generator=generator, device=frames.device))
         real, fake = (x[:, first : first + self.judged] for x in (frames, drawn))
         return rearrange(real, "b t c h w -> b c t h w"), rearrange(fake, "b t c h w -> b c t h w")
+
+    def load_weights(self, path: str) -> None:
+        """Take the weights of a trained codec of this configuration; raises ValueError where they do not fit."""
+        try:
+            self.generator.load_state_dict(checkpoint.load_generator(path)[1])
+        except RuntimeError as error:
+            raise ValueError(f"{path}: the codec there is another one now: begin a run with it anew") from error
 
     def encode(
         self, frames: Float[Tensor, "B T 3 H W"], state: tuple[Tensor, ...] | None = None
