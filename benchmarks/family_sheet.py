@@ -1,0 +1,68 @@
+"""Every family on the same clips for the same time, side by side: one sheet with a row a family.
+
+    python benchmarks/family_sheet.py --data FOLDER --minutes 15 --out runs/robot
+
+Each family is trained with its cpu preset for so many minutes; the same command goes on where an earlier one stopped,
+and only draws where nothing is left to train. The first row is the beginning of the first clip, the others are what
+the families make of --seed; a family that predicts is given the first frames of the real one, as many as in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from kinema import run
+from kinema.commands.reading import first_frames, open_and_report
+from kinema.commands.sample import write_sheet
+from kinema.data.clips import FolderSource, Source
+from kinema.data.write import contact_sheet
+from kinema.presets import preset
+from kinema.sample import Model, load
+from kinema.train import train
+from kinema.types import Noise
+from kinema.watch import Watcher
+
+FAMILIES = ["mocogan", "vgan", "tgan", "svg-lp"]
+COLUMNS = 8  # frames shown
+
+
+def trained(name: str, source: Source, arguments: argparse.Namespace) -> Model:
+    """A model of a family that has been trained for as long as was asked."""
+    experiment = preset(name, "cpu").changed(data={"source": arguments.data}, train={"minutes": arguments.minutes})
+    folder, place = arguments.out / name, run.start()
+    with Watcher(folder, experiment.train) as watch:
+        train(experiment, folder, source=source, run=place, resume=any(folder.glob("step-*")), watch=watch)
+    return load(folder, place)
+
+
+def main() -> None:
+    """Train, draw, and write the sheet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="of clips")
+    parser.add_argument("--minutes", type=float, required=True, help="of training for each family, in all")
+    parser.add_argument("--out", type=Path, required=True, help="for the runs and sheet.png")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips shown (%(default)s)")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES, help="all if not given")
+    arguments = parser.parse_args()
+    if arguments.minutes <= 0:
+        parser.error("--minutes must be more than 0")
+
+    run.keep_freed_memory()
+    source = open_and_report(preset(FAMILIES[0], "cpu").changed(data={"source": arguments.data}).data)
+    if not isinstance(source, FolderSource):
+        parser.error(f"--data {arguments.data} is a world: name a folder of clips")
+    models = {name: trained(name, source, arguments) for name in arguments.families}
+    frames, rows = source.facts.frames, {}
+    for name, model in models.items():
+        real = rows.setdefault("real", first_frames(model, source.clips[0].path, frames))
+        known = real[None, : model.family.past] if model.family.past else None
+        rows[name] = model.clips(Noise((arguments.seed,)), frames, known=known)[0]
+    path = arguments.out / "sheet.png"
+    print(write_sheet(path, contact_sheet(np.stack([*rows.values()]), columns=COLUMNS, labels=[*rows])))
+
+
+if __name__ == "__main__":
+    main()
