@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from kinema import checkpoint
 from kinema.families import FAMILIES, config_class
+from kinema.families.latent_dit import LatentDiTSampling
+from kinema.families.video_vae import VideoVAEConfig
 from kinema.family import Family, Turn
 from kinema.run import Run
 from kinema.sample import load, stream
@@ -45,7 +47,14 @@ VAE = {"space": 4, "channels": 3, "hidden": 4}
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
 
+DIT = {"patch": 4, "channels": 24, "depth": 2, "heads": 2, "sampling": LatentDiTSampling(steps=3)}
+CODED = VideoVAEConfig(space=4, channels=3, hidden=4)
+
 INSTANCES = {
+    "latent-dit": Instance("latent-dit", DIT),
+    "latent-dit-labels": Instance("latent-dit", DIT | {"attention": "full", "parameterisation": "v"}, labels=True),
+    "latent-dit-cosine": Instance("latent-dit", DIT | {"path": "cosine", "parameterisation": "epsilon"}),
+    "latent-dit-codec": Instance("latent-dit", DIT | {"coded": CODED, "patch": 1}, frames=9),
     "mocogan-paper": Instance("mocogan", MOCOGAN),
     "mocogan-paper-labels": Instance("mocogan", MOCOGAN, labels=True),
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),

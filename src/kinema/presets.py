@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kinema.data.clips import DataConfig
+from kinema.families.latent_dit import LatentDiTConfig
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.svg_lp import SVGLPConfig
 from kinema.families.tgan import TGANConfig
@@ -13,6 +14,19 @@ from kinema.families.video_vae import VideoVAEConfig
 from kinema.train import Experiment, TrainConfig
 
 __all__ = ["PRESETS", "preset"]
+
+
+def latent_dit_cpu() -> Experiment:
+    """For a laptop: 64x64, 16 frames as pixels in squares of 8x8, a moving average."""
+    train = TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
+    return Experiment(LatentDiTConfig(), DataConfig(), train)
+
+
+def latent_dit_latent() -> Experiment:
+    """For a laptop with a codec trained into runs/codec (or --family.codec): 64x64, 17 frames as 5x8x8 latents."""
+    family = LatentDiTConfig(codec="runs/codec", patch=1, channels=256, depth=8, attention="full")
+    train = TrainConfig(batch=16, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
+    return Experiment(family, DataConfig(frames=17), train)
 
 
 def mocogan_paper() -> Experiment:
@@ -88,6 +102,7 @@ def video_vae_cpu() -> Experiment:
 
 
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
+    "latent-dit": {"cpu": latent_dit_cpu, "latent": latent_dit_latent},
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
     "tgan": {"cpu": tgan_cpu, "paper": tgan_paper},

@@ -92,7 +92,9 @@ def _parse(words: Sequence[str]) -> Arguments:
     )
     parts = [(part, type(value := getattr(experiment, part)), value) for part in ("data", "train", "family")]
     complete = make_dataclass("Complete", parts, bases=(Arguments,), frozen=True)  # with these as its defaults
-    arguments = parse(complete, "kinema train", words, description=f"{inspect.getdoc(Arguments)}\n\n{summary}")
+    description = f"{inspect.getdoc(Arguments)}\n\n{summary}"
+    # what is filled in from elsewhere, such as a codec's configuration, is no subcommand
+    arguments = parse(complete, "kinema train", words, description=description, config=(tyro.conf.AvoidSubcommands,))
     budget = {k: getattr(arguments, k) for k in ("steps", "minutes") if getattr(arguments, k) is not None}
     data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
     return replace(arguments, train=replace(arguments.train, **budget), data=data)

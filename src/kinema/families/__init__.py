@@ -9,6 +9,7 @@ from kinema.family import FamilyConfig
 __all__ = ["FAMILIES", "config_class"]
 
 FAMILIES = {
+    "latent-dit": "kinema.families.latent_dit:LatentDiTConfig",
     "mocogan": "kinema.families.mocogan:MoCoGANConfig",
     "svg-lp": "kinema.families.svg_lp:SVGLPConfig",
     "tgan": "kinema.families.tgan:TGANConfig",
