@@ -52,9 +52,13 @@ CODED = VideoVAEConfig(space=4, channels=3, hidden=4)
 
 INSTANCES = {
     "latent-dit": Instance("latent-dit", DIT),
-    "latent-dit-labels": Instance("latent-dit", DIT | {"attention": "full", "parameterisation": "v"}, labels=True),
+    "latent-dit-labels": Instance(
+        "latent-dit", DIT | {"attention": "full", "parameterisation": "velocity"}, labels=True
+    ),
     "latent-dit-cosine": Instance("latent-dit", DIT | {"path": "cosine", "parameterisation": "epsilon"}),
-    "latent-dit-codec": Instance("latent-dit", DIT | {"coded": CODED, "patch": 1}, frames=9),
+    "latent-dit-codec": Instance(
+        "latent-dit", DIT | {"coded": CODED, "patch": 1, "parameterisation": "velocity"}, frames=9
+    ),
     "mocogan-paper": Instance("mocogan", MOCOGAN),
     "mocogan-paper-labels": Instance("mocogan", MOCOGAN, labels=True),
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),

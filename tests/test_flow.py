@@ -100,6 +100,8 @@ def test_targets_tell_data_and_noise_at_all_times(parameterisation: Parameterisa
     told = flow.prediction(parameterisation, path, x, flow.target(parameterisation, path, x0, eps, t), t)
     if parameterisation == "epsilon" and path != "linear":
         x0[t == 1] = 0  # what nothing is known of
+    if parameterisation == "data":
+        eps[t == 0] = 0
     torch.testing.assert_close(told, Prediction(x0, eps), rtol=1e-7, atol=1e-8)
 
 
@@ -111,6 +113,20 @@ def test_targets_are_what_they_are_called(path: Path) -> None:
     assert torch.equal(flow.target("epsilon", path, x0, eps, t), eps)
     alpha, sigma, *_ = coefficients(path, t)
     torch.testing.assert_close(flow.target("v", path, x0, eps, t), alpha * eps - sigma * x0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
+def test_an_error_of_data_weighs_as_the_velocitys(parameterisation: Parameterisation, path: Path) -> None:
+    t, error = even(0.1, 1, 10), 0.3
+    x0, eps = normal(10), normal(10, seed=1)
+    x = flow.noised(path, x0, eps, t)
+    told = flow.prediction("data", path, x, x0 + error, t)
+    velocity = flow.target("velocity", path, told.x0, told.eps, t) - flow.target("velocity", path, x0, eps, t)
+    weight = flow.weight(parameterisation, path, t)
+    expected = velocity.square() / error**2 if parameterisation == "data" else torch.ones_like(t)
+    torch.testing.assert_close(weight, expected)
+    assert flow.weight(parameterisation, path, torch.zeros(1)).isfinite()
 
 
 def test_the_velocity_of_straight_paths() -> None:

@@ -35,12 +35,14 @@ __all__ = [
     "times",
     "trailing",
     "uniform_times",
+    "weight",
 ]
 
 Path = Literal["rectified", "cosine", "linear"]
-Parameterisation = Literal["velocity", "epsilon", "v"]
+Parameterisation = Literal["velocity", "epsilon", "v", "data"]
 Solver = Literal["euler", "heun", "ddim", "dpm++", "ddpm"]
 
+NEAREST = 0.05  # to data that an error of "data" is weighed by its noise: below it the weight no longer grows
 BETAS = 0.1, 20.0  # the noise's rate at both ends of the linear path: DDPM's 1e-4 to 0.02 a step, in 1,000 steps
 
 
@@ -124,7 +126,8 @@ def target(
     """What a network should predict at x_t.
 
     "velocity" is d x_t / dt, on the rectified path eps - x_0; "epsilon" is the noise; "v" is alpha eps - sigma x_0
-    (Salimans and Ho 2022, arXiv 2202.00512, section 4).
+    (Salimans and Ho 2022, arXiv 2202.00512, section 4). "data" is x_0, which a network with fewer channels than a token
+    has values can still tell, as it can no noise (Li and He 2025, arXiv 2511.13720).
     """
     of_data, of_noise = _weights(parameterisation, coefficients(path, trailing(t, x0)))
     return of_data * _full(x0) + of_noise * _full(eps)
@@ -139,9 +142,12 @@ def prediction(
 ) -> Prediction:
     """The data and the noise in `x` at time t, by a network's `output` in this parameterisation.
 
-    "epsilon" tells nothing of the data where alpha is 0, at t = 1: they are then 0, the mean of centred data.
+    "epsilon" tells nothing of the data where alpha is 0, at t = 1: they are then 0, the mean of centred data. Nor does
+    "data" of the noise where there is none, at t = 0.
     """
     at, x, output = coefficients(path, trailing(t, x)), _full(x), _full(output)
+    if parameterisation == "data":
+        return Prediction(output, _divide(x - at.alpha * output, at.sigma))
     if parameterisation == "epsilon":
         return Prediction(_divide(x - at.sigma * output, at.alpha), output)
     of_data, of_noise = _weights(parameterisation, at)
@@ -156,7 +162,20 @@ def _weights(parameterisation: Parameterisation, at: Coefficients) -> tuple[Tens
         return at.d_alpha, at.d_sigma
     if parameterisation == "epsilon":
         return torch.zeros_like(at.alpha), torch.ones_like(at.alpha)
+    if parameterisation == "data":
+        return torch.ones_like(at.alpha), torch.zeros_like(at.alpha)
     return -at.sigma, at.alpha
+
+
+def weight(parameterisation: Parameterisation, path: Path, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
+    """What to weigh a squared error by in training: 1, but for "data" the square of what it does to the velocity.
+
+    On the rectified path that is 1 / t^2 (arXiv 2511.13720, section 4), with t at least 0.05 as there.
+    """
+    at = coefficients(path, t)
+    if parameterisation != "data":
+        return torch.ones_like(at.alpha)
+    return (at.d_alpha - at.d_sigma * at.alpha / at.sigma.clamp(min=NEAREST)).square()
 
 
 # Times

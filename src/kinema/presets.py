@@ -24,7 +24,9 @@ def latent_dit_cpu() -> Experiment:
 
 def latent_dit_latent() -> Experiment:
     """For a laptop with a codec trained into runs/codec (or --family.codec): 64x64, 17 frames as 5x8x8 latents."""
-    family = LatentDiTConfig(codec="runs/codec", patch=1, channels=256, depth=8, attention="full")
+    family = LatentDiTConfig(
+        codec="runs/codec", patch=1, channels=256, depth=8, attention="full", parameterisation="velocity"
+    )
     train = TrainConfig(batch=16, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
     return Experiment(family, DataConfig(frames=17), train)
 

@@ -39,6 +39,8 @@ from kinema.flow import (
     solve,
     target,
     times,
+    trailing,
+    weight,
 )
 from kinema.nn.known import held_before, known_anywhere
 from kinema.nn.labels import labels
@@ -109,8 +111,8 @@ class LatentDiTConfig(FamilyConfig):
     """Between all tokens, or by turns inside each frame and along time."""
     path: Path = "rectified"
     """From data to noise: rectified, cosine or linear."""
-    parameterisation: Parameterisation = "velocity"
-    """What the network predicts: velocity, epsilon or v."""
+    parameterisation: Parameterisation = "data"
+    """What the network predicts: velocity, epsilon, v or data, for tokens of more values than `channels` can tell."""
     shift: float = 1.0
     """Of times towards noise, in training and sampling, as large clips need: see `kinema.flow.shifted`."""
     forcing: float = 0.3
@@ -257,6 +259,7 @@ class LatentDiT(Family):
         label = torch.where(dropped, self.categories, self._label(batch, clips, device))
         output = self.generator.denoiser(x, known, t, label)
         error = (output - target(config.parameterisation, config.path, x0, eps, t)).square().mean(2, keepdim=True)
+        error = error * trailing(weight(config.parameterisation, config.path, t), error)
         loss = (error * ~known).sum() / (~known).sum().clamp(min=1)
         return loss, {"error": loss}
 
