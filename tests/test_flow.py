@@ -119,7 +119,7 @@ def test_targets_are_what_they_are_called(path: Path) -> None:
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
 def test_an_error_of_data_weighs_as_the_velocitys(parameterisation: Parameterisation, path: Path) -> None:
     t, error = even(0.1, 1, 10), 0.3
-    x0, eps = normal(10), normal(10, seed=1)
+    x0, eps = normal(11), normal(11, seed=1)
     x = flow.noised(path, x0, eps, t)
     told = flow.prediction("data", path, x, x0 + error, t)
     velocity = flow.target("velocity", path, told.x0, told.eps, t) - flow.target("velocity", path, x0, eps, t)

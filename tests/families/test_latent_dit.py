@@ -174,10 +174,11 @@ def test_it_learns(parameterisation: Parameterisation) -> None:
 
     source = Grey(4, 16, 16)
     config = LatentDiTConfig(
-        patch=4, channels=96, depth=2, heads=2, parameterisation=parameterisation, sampling=LatentDiTSampling(steps=8)
-    )
+        patch=4, channels=96, depth=2, heads=2, parameterisation=parameterisation, shift=10.0,
+        sampling=LatentDiTSampling(steps=8),
+    )  # fmt: skip
     trainer = Trainer(Experiment(config, train=TrainConfig(batch=16, lr=2e-3, average=0.95)), source, CPU)
-    for _ in range(200):
+    for _ in range(250):
         trainer.advance()
     with trainer.averaged() as family:
         label, noise = torch.arange(8) % 2, Noise(tuple(range(8)))
@@ -238,6 +239,24 @@ def test_known_frames_through_a_codec() -> None:
     expected = torch.zeros(1, 3, 1, HEIGHT // 4, WIDTH // 4, dtype=torch.bool)
     expected[:, 1:, :, :1, :2] = True
     assert torch.equal(cells, expected)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9])
+def test_windows_through_a_codec(frames: int) -> None:
+    """The first has the latent of a first frame, later ones do not; and training sees both."""
+    config = LatentDiTConfig(**(TINY | {"patch": 2, "coded": VideoVAEConfig(space=4, channels=3, hidden=4)}))
+    family = cast(LatentDiT, config.fitted(Facts(frames, HEIGHT, WIDTH)).build()).eval()
+    lengths: list[int] = []
+    family.generator.denoiser.register_forward_pre_hook(lambda _, told: lengths.append(told[0].shape[1]))
+    clip = drawn(family, 21)
+    assert clip.shape[1] == 21
+    window = 1 + (frames - 1) // 4
+    assert lengths[0] == window and set(lengths) == {window, max(1, window - 1)}
+    lengths.clear()
+    batch = ShapeMotion(frames, HEIGHT, WIDTH).batch(0, 1, seed=0)
+    for step in range(20):
+        family._loss(batch, CPU.generator(step))
+    assert set(lengths) == {window, max(1, window - 1)}
 
 
 @pytest.mark.parametrize(

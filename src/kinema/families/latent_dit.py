@@ -11,6 +11,7 @@ model generates, predicts, goes backwards, interpolates and in-paints. The loss 
 
 Clips longer than those of training are drawn in windows, each of which is given the end of the one before. Such frames
 may be given with a little noise (`context_noise`), which hides the errors that would else add up; training does so too.
+A codec codes a clip's first frame alone, so later windows have no such latent: some of training is without it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from kinema.types import Batch, Conditions, Noise
 __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
 WAVES = 128  # frequencies that a time is told in
+INSIDE = 0.25  # of training steps without the latent of a clip's first frame
 CHUNK = 4  # groups of frames that are encoded at a time
 NOISIEST = 0.3  # time up to which given frames are noised in training, half of the clips'
 
@@ -113,8 +115,8 @@ class LatentDiTConfig(FamilyConfig):
     """From data to noise: rectified, cosine or linear."""
     parameterisation: Parameterisation = "data"
     """What the network predicts: velocity, epsilon, v or data, for tokens of more values than `channels` can tell."""
-    shift: float = 1.0
-    """Of times towards noise, in training and sampling, as large clips need: see `kinema.flow.shifted`."""
+    shift: float = 3.0
+    """Of times towards noise, in training and sampling, as large clips of much the same need: `flow.shifted`."""
     forcing: float = 0.3
     """Share of the clips that have another time in every frame; in the others all frames have one."""
     given: float = 0.5
@@ -136,7 +138,7 @@ class LatentDiTConfig(FamilyConfig):
         if coded is not None:
             coded = coded.fitted(facts)
         elif self.codec is not None:
-            coded = VideoVAEConfig.of(self.codec, facts)
+            coded = replace(VideoVAEConfig.of(self.codec, facts), adversarial=0.0)  # its critic has done its work
         if coded is not None and coded.levels:
             raise ValueError(
                 f"latent-dit: the codec {self.codec} makes tokens: train one without --family.levels, whose latents "
@@ -247,6 +249,8 @@ class LatentDiT(Family):
         config = self.config
         x0 = batch.latents.float() if batch.latents is not None else self._encoded(batch.frames)
         clips, device = len(x0), x0.device
+        if self.codec is not None and torch.rand((), generator=generator, device=device) < INSIDE:
+            x0 = x0[:, min(1, self.window - 1) :]
         known = self._something_given(x0, generator)
         whole = known.flatten(2).all(2)  # [B, L] frames without anything to draw
 
@@ -334,8 +338,8 @@ class LatentDiT(Family):
 
     def _windows(self, given: Tensor, known: Tensor, label: Tensor, noise: Noise) -> Iterator[Tensor]:
         """Yield the latents of a clip, a window's new ones at a time; all but the first go on from the one before."""
-        length, window = given.shape[1], self.window
-        carried = min(window - 1, max(1, round(self.sampling.overlap * window)))
+        length, window, later = given.shape[1], self.window, max(1, self.window - (self.codec is not None))
+        carried = min(later - 1, max(1, round(self.sampling.overlap * later)))
         past, done = given[:, :0], 0
         while done < length:
             before = past.shape[1]
@@ -344,7 +348,7 @@ class LatentDiT(Family):
             where = torch.cat([torch.ones_like(past[:, :, :1], dtype=torch.bool), known[:, new]], 1)
             drawn = self._draw(x0, _lengthened(where, window), before, label, noise)
             yield drawn[:, before : before + length - done]
-            done, past = new.stop, drawn[:, window - carried :]
+            done, past, window = new.stop, drawn[:, window - carried :], later
 
     def _draw(self, x0: Tensor, known: Tensor, before: int, label: Tensor, noise: Noise) -> Tensor:
         """The latents of a window of which `x0` holds what is known; `before` frames are from the window before."""
