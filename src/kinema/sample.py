@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +74,21 @@ class Model:
     experiment: Experiment
     facts: Facts
     run: Run
+
+    def choosing(self, **settings: Any) -> Model:
+        """The same model, of the same weights, with other settings of its family's `sampling`: `choosing(steps=20)`.
+
+        Raises ValueError for a setting that is not there, and for a value that cannot be.
+        """
+        sampling = self.family.sampling
+        names = [] if sampling is None else [f.name for f in fields(sampling)]
+        if foreign := sorted(set(settings) - set(names)):
+            there = ", ".join(names) or "nothing"
+            raise ValueError(f"{type(self.family).__name__} lets {there} be chosen, not {', '.join(foreign)}")
+        family = copy.copy(self.family)  # a family's own, but for its modules, which they share
+        if sampling is not None:
+            family.sampling = replace(sampling, **settings)
+        return replace(self, family=family)
 
     def clips(
         self,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
-from kinema import run
+from kinema import checkpoint, run
 from kinema.commands.arguments import parse
 from kinema.commands.reading import first_frames, read_each
 from kinema.data.write import FORMATS, contact_sheet, tile, write_video
@@ -23,6 +26,8 @@ NOMINAL_FPS = 25.0  # where the training clips did not say
 @dataclass(frozen=True)
 class Arguments:
     """Make clips with a trained model; the same seed gives the same clip, alone or among others.
+
+    MODEL --help lists what can be chosen for that model's family too, such as how many steps a solver takes.
 
     Example: kinema sample runs/x --count 8 --seed 0 --frames 32 --label 1 --out out/
     """
@@ -59,16 +64,43 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Parse, sample, write, and say what was written."""
-    arguments = parse(Arguments, "kinema sample", words)
+    model, arguments = _parse(words)
     if f".{arguments.format}" not in FORMATS:
         raise ValueError(f"--format {arguments.format}: clips are written as {', '.join(f[1:] for f in FORMATS)}")
     if arguments.count < 1 or (arguments.grid and min(arguments.grid) < 1):
         raise ValueError("nothing to make: --count and --grid are at least 1")
     if arguments.fps is not None and arguments.fps <= 0:
         raise ValueError(f"--fps {arguments.fps:g}: it must be above 0")
-    model = load(arguments.model, run.start(arguments.device))
     for path in write_clips(model, arguments):
         print(path)
+
+
+def _parse(words: Sequence[str]) -> tuple[Model, Arguments]:
+    """The model as its `sampling` is chosen, each field of which is a flag, and the other arguments."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--device", "--out", "--known"):  # paths that may be a run's, but are not the model's
+        first.add_argument(flag, nargs="?")
+    found, others = first.parse_known_args(words)
+    path = next(filter(_is_model, others), None)
+    if path is None:  # and so there is an error to be said, or help
+        arguments = parse(Arguments, "kinema sample", words)
+        return load(arguments.model, run.start(arguments.device)), arguments
+    model, prog = load(path, run.start(found.device or "auto")), f"kinema sample {path}"
+    sampling = model.family.sampling
+    if sampling is None:
+        return model, parse(Arguments, prog, words)
+    part = ("sampling", tyro.conf.OmitArgPrefixes[type(sampling)], field(default=sampling, kw_only=True))
+    complete = make_dataclass("Complete", [part], bases=(Arguments,), frozen=True)
+    arguments = parse(complete, prog, words, description=inspect.getdoc(Arguments))
+    chosen = getattr(arguments, "sampling")  # noqa: B009 - pyright does not know the class
+    return model.choosing(**{f.name: getattr(chosen, f.name) for f in fields(chosen)}), arguments
+
+
+def _is_model(word: str) -> bool:
+    """Whether a word is the path of a run's folder, a checkpoint or its weights."""
+    if os.path.isdir(word):
+        return (Path(word) / checkpoint.CONFIG).exists() or any(Path(word).glob("step-*"))
+    return word.endswith(".safetensors") and os.path.isfile(word)
 
 
 def write_clips(model: Model, arguments: Arguments) -> list[Path]:
