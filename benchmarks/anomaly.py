@@ -63,6 +63,7 @@ Units = dict[str, tuple[list[Unit], list[Unit]]]  # by what is wrong, for each m
 class Upwards:
     """Shape Motion in which every shape moves up."""
 
+    key = "shape-motion upwards"
     skipped: tuple[Skipped, ...] = ()
     facts = replace(ShapeMotion(FRAMES, SIDE, SIDE).facts, classes=())
 

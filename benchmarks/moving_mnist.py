@@ -23,6 +23,7 @@ import argparse
 import csv
 import gzip
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,7 @@ class MovingMNIST:
     def __init__(self, digits: UInt8[np.ndarray, "N 32 32"], frames: int) -> None:
         self.digits = digits
         self.facts = Facts(frames, SIDE, SIDE)
+        self.key = f"moving-mnist {zlib.crc32(digits.tobytes())} {self.facts}"
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""

@@ -63,6 +63,7 @@ SIDE = 2048  # of the matrices whose product measures the machine
 class RandomClips:
     """The same labelled clips at every step: data that costs nothing."""
 
+    key = "random clips"
     skipped: tuple[Skipped, ...] = ()
 
     def __init__(self, data: DataConfig, size: int) -> None:

@@ -74,3 +74,41 @@ def test_two_ranks_end_with_the_same_weights(
     experiment = Experiment(config_class(family)(**settings), data, TrainConfig(steps=3, batch=4))
     alone = checkpoint.load(train(experiment, tmp_path / "alone", source=world, run=cpu))
     assert any(not torch.equal(alone.training[name], first[name]) for name in first)
+
+
+LATENTS = """
+import sys
+from pathlib import Path
+
+import torch
+
+from kinema.data.latents import LatentSource
+from kinema.families.video_vae import VideoVAEConfig
+from kinema.run import start
+from kinema.worlds.shape_motion import ShapeMotion
+
+out = Path(sys.argv[1])
+place = start("cpu", "float32")
+world = ShapeMotion(9, 16, 32)
+torch.manual_seed(0)
+codec = VideoVAEConfig(space=4, channels=3, hidden=4).fitted(world.facts).build()
+encode, calls = codec.encode, []
+codec.encode = lambda frames: calls.append(len(frames)) or encode(frames)
+cache = str(out / (f"cache-{place.rank}" if sys.argv[2] == "apart" else "cache"))
+latents = LatentSource(world, codec, place, 40, cache).batch(0, 40, seed=0).latents
+torch.save({"latents": latents, "windows": torch.tensor(sum(calls))}, out / f"rank-{place.rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disks", ["shared", "apart"])
+def test_one_rank_encodes_for_all_that_share_its_disk(disks: str, tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(LATENTS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, str(script), str(tmp_path), disks], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["windows"] == 40 and second["windows"] == (0 if disks == "shared" else 40)
+    torch.testing.assert_close(first["latents"], second["latents"], rtol=0, atol=0)

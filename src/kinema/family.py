@@ -122,6 +122,7 @@ class Codec(Family):
     is what chunks leave to the next one; None begins a video.
     """
 
+    config: FamilyConfig  # that it was built from
     space: int  # pixels of a latent's side: h = H / space
     time: int  # frames of a group
     channels: int  # C

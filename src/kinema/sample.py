@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from kinema import checkpoint
@@ -73,19 +75,39 @@ class Model:
     facts: Facts
     run: Run
 
+    def choosing(self, **settings: Any) -> Model:
+        """The same model, of the same weights, with other settings of its family's `sampling`: `choosing(steps=20)`.
+
+        Raises ValueError for a setting that is not there, and for a value that cannot be.
+        """
+        sampling = self.family.sampling
+        names = [] if sampling is None else [f.name for f in fields(sampling)]
+        if foreign := sorted(set(settings) - set(names)):
+            there = ", ".join(names) or "nothing"
+            raise ValueError(f"{type(self.family).__name__} lets {there} be chosen, not {', '.join(foreign)}")
+        family = copy.copy(self.family)  # a family's own, but for its modules, which they share
+        if sampling is not None:
+            family.sampling = replace(sampling, **settings)
+        return replace(self, family=family)
+
     def clips(
         self,
         noise: Noise,
         frames: int | None = None,
         labels: Sequence[str | int] | None = None,
         known: UInt8[np.ndarray, "K t H W 3"] | None = None,
+        mask: Bool[np.ndarray, "t H W"] | None = None,
         batch: int = 16,
     ) -> UInt8[np.ndarray, "N T H W 3"]:
         """One clip a seed, `frames` frames each (as many as in training if None), `batch` at a time.
 
-        `labels` are names or numbers of classes, `known` the first frames of clips to go on from, which count among
-        `frames`; one a clip or fewer to be taken in turn. Raises ValueError where the model cannot do it.
+        `labels` are names or numbers of classes, `known` the first frames of clips, which count among `frames`; one a
+        clip or fewer to be taken in turn. They are given where `mask` is true, or all of them: `known` of the whole
+        clip with a mask can be given its last frames, both ends or a region. Raises ValueError where the model cannot
+        do it.
         """
+        if mask is not None and known is None:
+            raise ValueError("mask says where known frames are given: give known too")
         frames = self.facts.frames if frames is None else frames
         label = None
         if labels is not None:
@@ -98,6 +120,9 @@ class Model:
             if known is not None:
                 turns = np.arange(len(noise))[some] % len(known)
                 given = given.beginning(from_uint8(known[turns]))
+                if mask is not None:
+                    where = torch.from_numpy(mask)[None, :, None]  # [1, t, 1, H, W]
+                    given = replace(given, mask=where.expand(len(turns), -1, -1, -1, -1))
             chunks = stream(self.family, self.run, noise[some], frames, given)
             parts.append(np.concatenate([to_uint8(chunk) for chunk in chunks], 1))
         return np.concatenate(parts)

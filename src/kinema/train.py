@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kinema import checkpoint
 from kinema.config import from_dict, to_dict
-from kinema.data.clips import DataConfig, Source, open_source
+from kinema.data.clips import DataConfig, Progress, Source, open_source
+from kinema.data.latents import LatentSource
 from kinema.families import FAMILIES, config_class
 from kinema.family import Facts, Family, FamilyConfig
 from kinema.run import Precision, Run, channels_last, start
@@ -110,6 +111,7 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, source: Source, run: Run) -> None:
         self.facts, self.source, self.run = source.facts, source, run
+        self.feed = source  # what steps learn from: the clips, or latents that are kept of them
         self.experiment = replace(experiment, family=experiment.family.fitted(source.facts))
         self.config = experiment.train
         torch.manual_seed(self.config.seed)  # not by rank: all start from the same weights
@@ -135,10 +137,23 @@ class Trainer:
         self.family.begin()
         self.average.load_state_dict(self.family.generator.state_dict())
 
+    def keep_latents(self, progress: Progress | None = None) -> None:
+        """Learn from `data.latents` windows that are encoded once, now, when the codec has its weights.
+
+        Raises ValueError where the family has no codec, and where the latents cannot be kept.
+        """
+        data, codec = self.experiment.data, self.family.codec
+        if codec is None:
+            raise ValueError(
+                f"{type(self.family).__name__} learns from pixels, so there are no latents to keep: "
+                "leave --data.latents out"
+            )
+        self.feed = LatentSource(self.source, codec, self.run, data.latents, data.cache, progress)
+
     def advance(self) -> None:
         """Play every turn once, on one batch, and let the moving average follow."""
         c, run = self.config, self.run
-        batch = self.source.batch(self.step, c.batch, seed=c.seed, rank=run.rank, ranks=run.ranks).to(run.device)
+        batch = self.feed.batch(self.step, c.batch, seed=c.seed, rank=run.rank, ranks=run.ranks).to(run.device)
         self.family.train()
         for turn in self.turns:
             self.family.requires_grad_(False)
@@ -247,12 +262,14 @@ def train(
     run: Run | None = None,
     resume: bool = False,
     watch: Callable[[Trainer], None] = lambda _: None,
+    encoding: Progress | None = None,
 ) -> Path:
     """Train until the budget is spent or SIGINT or SIGTERM comes; return the last checkpoint.
 
     Writes `out/step-N` every `save_minutes` and at the end. `source` and `run` are the experiment's data and this
-    machine if not given; `watch` is called after every step and must not touch the weights. Raises ValueError for a
-    run that cannot begin or go on, and where a checkpoint is damaged or cannot be written.
+    machine if not given; `watch` is called after every step and must not touch the weights, `encoding` as latents that
+    are to be kept are encoded, which counts for no minutes. Raises ValueError for a run that cannot begin or go on, and
+    where a checkpoint is damaged or cannot be written.
     """
     out, config = Path(out), experiment.train
     refuse(config, out, resume)
@@ -262,6 +279,8 @@ def train(
         trainer.restore(checkpoint.load(out))
     else:
         trainer.begin()
+    if experiment.data.latents:
+        trainer.keep_latents(encoding)
     saved = trainer.step if resume else -1
     last_save = begun = time.monotonic()
     before = trainer.seconds

@@ -79,6 +79,14 @@ class Watcher:
             self.board.add_image("samples", _sheet(trainer), trainer.step, dataformats="HWC")
             self._look = time.monotonic()
 
+    def encoding(self, done: int, total: int) -> None:
+        """Show how many windows of how many are encoded, before the first step."""
+        line = f"encoded {done:,} of {total:,} windows"
+        self.live.update(Text(line), refresh=self.console.is_terminal)
+        if time.monotonic() - self._lines >= LINES and not self.console.is_terminal:
+            self._print(line)
+            self._lines = time.monotonic()
+
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 

@@ -47,7 +47,7 @@ class Arguments:
     json: str | None = None
     """A file for the numbers and the protocol."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Size and rate of real clips; --data.source and --data.frames are not used."""
+    """Size and rate of real clips; --data.source, --data.frames and --data.latents are not used."""
     device: str = "auto"
     """auto, cpu, or a torch device such as cuda:0."""
 

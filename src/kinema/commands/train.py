@@ -66,7 +66,15 @@ def main(words: Sequence[str]) -> None:
         return
     console = Console(file=sys.stderr)
     with Watcher(out, experiment.train) as watch:
-        last = train(experiment, out, source=source, run=place, resume=arguments.resume, watch=watch)
+        last = train(
+            experiment,
+            out,
+            source=source,
+            run=place,
+            resume=arguments.resume,
+            watch=watch,
+            encoding=watch.encoding,
+        )
     known = " --known CLIP" if experiment.family.fitted(source.facts).build().past else ""
     console.print(f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips", highlight=False, soft_wrap=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -10,8 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
-from uuid import uuid4
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,17 +17,18 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image
 
+from kinema.data.cache import cache_folder, digest, whole, write_header
 from kinema.data.folder import ClipFile, Skipped, scan
 from kinema.data.video import VideoError, frame_rate, read_frames
 from kinema.family import Facts
 from kinema.types import Batch, Conditions
 from kinema.worlds import WORLDS
 
-__all__ = ["DataConfig", "FolderSource", "Progress", "Source", "fit", "open_source"]
+__all__ = ["DataConfig", "FolderSource", "Progress", "Source", "fit", "open_source", "shuffled"]
 
 CACHE_VERSION = 1  # part of every key: raise it when the same file would give other frames
 
-Progress = Callable[[int, int], None]  # called with how many files are done, and of how many
+Progress = Callable[[int, int], None]  # called with how many are done, and of how many
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,18 @@ class DataConfig:
     """Frames a second that videos are resampled to; None takes every frame as it is."""
     flip: bool = False
     """Mirror half of the clips, chosen at random."""
+    latents: int = 0
+    """Windows of clips that are encoded once and kept on disk, for families that work on a codec's latents; 0: every
+    batch is drawn from all clips and encoded anew."""
     cache: str | None = None
-    """Folder for decoded frames; None is $KINEMA_CACHE or ~/.cache/kinema."""
+    """Folder for decoded frames and kept latents; None is $KINEMA_CACHE or ~/.cache/kinema."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.latents < 0:
+            raise ValueError(f"latents is {self.latents}: it must be 0 or more")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"fps is {self.fps:g}: it must be above 0")
 
@@ -65,6 +69,11 @@ class Source(Protocol):
 
     facts: Facts
     skipped: tuple[Skipped, ...]
+
+    @property
+    def key(self) -> str:
+        """A name for the clips that it gives and what it says of them: of the same name are the same."""
+        ...
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips that process `rank` of `ranks` learns from at `step`: a pure function of its arguments."""
@@ -119,6 +128,8 @@ class FolderSource:
         self.facts = Facts(config.frames, config.height, config.width, fps, folder.classes)
         self._labels = [folder.classes.index(clip.label) for clip in self.clips if clip.label is not None]
         self._captions = [clip.caption for clip in self.clips if clip.caption is not None]
+        known = [(decoded.path.stem, c.label, c.caption) for decoded, c in zip(self._decoded, self.clips, strict=True)]
+        self.key = digest(self.facts, config.flip, known)
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each starting anywhere in its clip, all clips once before any comes again.
@@ -127,7 +138,7 @@ class FolderSource:
         has classes, texts where every clip has a caption.
         """
         config, first = self.config, (step * ranks + rank) * size
-        chosen = self._order(first, size, seed)
+        chosen = shuffled(len(self.clips), first, size, seed)
         frames = np.empty((size, config.frames, 3, config.height, config.width), np.uint8)
         # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
         random = np.random.default_rng((seed, 1, step, rank))
@@ -145,12 +156,12 @@ class FolderSource:
             ),
         )
 
-    def _order(self, first: int, size: int, seed: int) -> list[int]:
-        """Entries `first` to `first + size` of an endless row of permutations of the clips, one an epoch."""
-        count = len(self.clips)
-        epochs = range(first // count, (first + size - 1) // count + 1)
-        row = np.concatenate([np.random.default_rng((seed, 0, epoch)).permutation(count) for epoch in epochs])
-        return row[first % count :][:size].tolist()
+
+def shuffled(count: int, first: int, size: int, seed: int) -> list[int]:
+    """Entries `first` to `first + size` of an endless row of permutations of `count` numbers, one an epoch."""
+    epochs = range(first // count, (first + size - 1) // count + 1)
+    row = np.concatenate([np.random.default_rng((seed, 0, epoch)).permutation(count) for epoch in epochs])
+    return row[first % count :][:size].tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +185,7 @@ class _Cache:
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
-        root = config.cache or os.environ.get("KINEMA_CACHE") or "~/.cache/kinema"
-        self.folder = Path(root).expanduser() / "clips"
+        self.folder = cache_folder(config.cache, "clips")
 
     def get(self, clip: ClipFile) -> _Decoded | str:
         """The clip, decoded now if the cache does not hold it, or the reason why it cannot be used."""
@@ -185,20 +195,13 @@ class _Cache:
         except OSError as error:
             return str(error.strerror)
         identity = (str(clip.path.resolve()), stat.st_size, stat.st_mtime_ns, config.height, config.width, config.fps)
-        key = hashlib.blake2b(repr((CACHE_VERSION, *identity)).encode(), digest_size=16).hexdigest()
-        path = self.folder / f"{key}.npy"
+        path = self.folder / f"{digest(CACHE_VERSION, *identity)}.npy"
         decoded = self._find(path)
         if decoded is None:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 self._fill(path, clip.path)
             except VideoError as error:
                 return error.reason
-            except OSError as error:
-                raise ValueError(
-                    f"cannot write decoded clips to {self.folder} ({error.strerror}): "
-                    "make room there or give another folder with --data.cache FOLDER"
-                ) from error
             decoded = self._find(path)
             assert decoded is not None, path
         frames = decoded.shape[0]
@@ -217,25 +220,15 @@ class _Cache:
     def _fill(self, path: Path, clip: Path) -> None:
         config = self.config
         frames = (fit(frame, config.height, config.width) for frame in read_frames(clip, fps=config.fps))
-        part = path.with_suffix(f".{uuid4().hex}.part")  # other processes may be decoding the same clip
-        try:
-            with part.open("wb") as file:
-                # The clip's length is known at its end only; numpy leaves room in the header for axis 0 to grow.
-                count = 0
-                _write_header(file, (count, config.height, config.width, 3))
-                for frame in frames:
-                    file.write(frame.tobytes())
-                    count += 1
-                file.seek(0)
-                _write_header(file, (count, config.height, config.width, 3))
+        with whole(path) as file:
+            count = 0
+            write_header(file, "|u1", (count, config.height, config.width, 3))
+            for frame in frames:
+                file.write(frame.tobytes())
+                count += 1
+            file.seek(0)  # the clip's length is known at its end only
+            write_header(file, "|u1", (count, config.height, config.width, 3))
             path.with_suffix(".json").write_text(json.dumps({"fps": config.fps or frame_rate(clip)}))
-            os.replace(part, path)  # last, so that a killed run leaves no half clip
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def fit(frame: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:

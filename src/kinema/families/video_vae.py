@@ -293,6 +293,7 @@ class VideoVAE(Codec):
     accepts = frozenset({"known", "mask"})
     streams = frozenset({"latents"})
 
+    config: VideoVAEConfig
     generator: Generator
 
     def __init__(self, config: VideoVAEConfig) -> None:

@@ -90,6 +90,11 @@ class ShapeMotion:
             raise ValueError(f"shape-motion needs 1 frame of 16x16 or more, not {frames} of {height}x{width}")
         self.facts = Facts(frames, height, width, fps=frames / SECONDS, classes=CLASSES)
 
+    @property
+    def key(self) -> str:
+        """The world's name and the facts."""
+        return f"shape-motion {self.facts}"
+
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
         height, width = self.facts.height, self.facts.width

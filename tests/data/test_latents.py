@@ -1,0 +1,318 @@
+"""Latents on disk are those of the frames, made once for all that decides them, and training on them is training."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kinema import checkpoint, presets, watch
+from kinema.data import latents
+from kinema.data.clips import DataConfig, FolderSource, Source
+from kinema.data.latents import AT_ONCE, SEED, LatentSource
+from kinema.families import FAMILIES
+from kinema.families.mocogan import MoCoGANConfig
+from kinema.families.video_vae import Quantized, VideoVAE, VideoVAEConfig
+from kinema.family import Codec, Facts, Family, FamilyConfig, Turn
+from kinema.run import Run
+from kinema.sample import load
+from kinema.train import Experiment, TrainConfig, Trainer, train
+from kinema.types import Batch, Conditions, Noise
+from kinema.worlds.shape_motion import ShapeMotion
+
+TINY = VideoVAEConfig(space=4, channels=3, hidden=4)
+DATA = DataConfig(frames=9, height=16, width=32, latents=20)
+
+
+@dataclass(frozen=True)
+class LinearConfig(FamilyConfig):
+    """Of `Linear`."""
+
+    coded: VideoVAEConfig = TINY
+
+    def fitted(self, facts: Facts) -> LinearConfig:
+        return replace(self, coded=self.coded.fitted(facts))
+
+    def build(self) -> Linear:
+        return Linear(self)
+
+
+class Linear(Family):
+    """Predicts each latent from a noisy one, whose mean it adds by label; given one frame, as predicting families."""
+
+    accepts = frozenset({"label", "known", "mask"})
+    streams = frozenset({"latents"})
+    past = 1
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__()
+        codec = config.coded.build()
+        network = nn.ModuleDict({"linear": nn.Linear(codec.channels, codec.channels)})
+        network["mean"] = nn.Embedding(2, codec.channels)
+        self.generator = nn.ModuleDict({"codec": codec, "network": network})
+
+    generator: nn.ModuleDict
+
+    @property
+    def codec(self) -> VideoVAE:
+        codec = self.generator["codec"]
+        assert isinstance(codec, VideoVAE)
+        return codec
+
+    @property
+    def network(self) -> nn.ModuleDict:
+        network = self.generator["network"]
+        assert isinstance(network, nn.ModuleDict)
+        return network
+
+    def begin(self) -> None:
+        nn.init.ones_(self.codec.generator.encoder.first.weight)  # weights that building it did not give
+
+    def turns(self) -> Sequence[Turn]:
+        return (Turn("network", self.network, self._loss),)
+
+    def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        assert batch.latents is not None and batch.frames.shape[1] == 0
+        assert batch.given.label is not None and len(batch.frames) == len(batch.latents)
+        x = batch.latents.movedim(2, -1)
+        noise = torch.randn(x.shape, generator=generator)
+        drawn = self.network["linear"](x + noise) + self.network["mean"](batch.given.label)[:, None, None, None]
+        loss = (drawn.float() - x).square().mean()
+        return loss, {"error": loss}
+
+    def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
+        assert given.known is not None and given.known.shape[1] == self.past
+        yield from self.codec.generate(replace(given, label=None), frames, noise)
+
+
+def linear() -> Experiment:
+    """The smallest."""
+    return Experiment(LinearConfig(), DATA, TrainConfig(batch=4))
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch) -> None:
+    monkeypatch.setitem(FAMILIES, "linear", f"{__name__}:LinearConfig")
+    monkeypatch.setitem(presets.PRESETS, "linear", {"cpu": linear})
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """How many windows are encoded at each call of a codec, from here on."""
+    calls: list[int] = []
+    encode = VideoVAE.encode
+
+    def counting(self: VideoVAE, frames: Tensor, state: tuple[Tensor, ...] | None = None):
+        calls.append(len(frames))
+        return encode(self, frames, state)
+
+    monkeypatch.setattr(VideoVAE, "encode", counting)
+    return calls
+
+
+@pytest.fixture
+def clips() -> ShapeMotion:
+    return ShapeMotion(9, 16, 32)
+
+
+def codec_of(seed: int = 0, config: VideoVAEConfig = TINY) -> VideoVAE:
+    torch.manual_seed(seed)
+    return config.fitted(Facts(9, 16, 32)).build()
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / ".cache" / "latents").glob("*.npy"))
+
+
+def in_order(source: Source, count: int) -> Batch:
+    """All windows in the order of the file: the first epoch's, sorted."""
+    batch, order = source.batch(0, count, seed=0), np.argsort(latents.shuffled(count, 0, count, 0))
+    assert batch.latents is not None and batch.given.label is not None and batch.given.text is not None
+    text = tuple(batch.given.text[k] for k in order)
+    return Batch(batch.frames, Conditions(text=text, label=batch.given.label[order]), batch.latents[order])
+
+
+@pytest.mark.parametrize("config", [TINY, replace(TINY, levels=(7, 6, 5))], ids=["gaussian", "tokens"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_latents_and_conditions_are_those_of_the_windows(clips, config, precision) -> None:
+    codec, run = codec_of(config=config), Run(torch.device("cpu"), precision)
+    found = in_order(LatentSource(clips, codec.train(), run, 20), 20)
+    truth = [clips.batch(step, AT_ONCE, seed=SEED) for step in (0, 1)]
+    with torch.inference_mode(), run.autocast():
+        expected = torch.cat([codec.eval().encode(batch.frames)[0] for batch in truth])[:20]
+    assert found.latents is not None and found.latents.shape == (20, 3, 3, 4, 8)
+    torch.testing.assert_close(found.latents, expected, rtol=1e-3, atol=1e-6)
+    if isinstance(codec.generator.bottleneck, Quantized):
+        fsq = codec.generator.bottleneck.fsq
+        assert torch.equal(fsq.tokens(found.latents), fsq.tokens(expected))
+    text = truth[0].given.text, truth[1].given.text
+    assert text[0] and text[1] and found.given.text == (text[0] + text[1])[:20]
+    assert found.given.label is not None
+    assert torch.equal(found.given.label, torch.cat([batch.given.label for batch in truth])[:20])
+    assert found.frames.shape == (20, 0, 3, 16, 32)
+
+
+def test_conditions_that_the_clips_do_not_have_are_not_there(cpu, make_clip, tmp_path) -> None:
+    make_clip("set/a.mp4", frames=9)
+    source = FolderSource(DataConfig(str(tmp_path / "set"), frames=9, height=16, width=32))
+    assert LatentSource(source, codec_of(), cpu, 3).batch(0, 3, seed=0).given == Conditions()
+
+
+def test_latents_are_made_once_for_all_that_decides_them(clips, cpu, encoded, tmp_path) -> None:
+    def seen(source: Source = clips, codec: Codec | None = None, run: Run = cpu, count: int = 20) -> list[int]:
+        encoded.clear()
+        LatentSource(source, codec or codec_of(), run, count)
+        return list(encoded)
+
+    assert seen() == [16, 4] and len(kept(tmp_path)) == 1
+    assert seen() == []
+    others = [
+        seen(ShapeMotion(9, 16, 48)),
+        seen(codec=codec_of(seed=1)),
+        seen(codec=codec_of(config=replace(TINY, levels=(4, 5, 3)))),
+        seen(codec=codec_of(config=replace(TINY, levels=(5, 4, 3)))),  # weights of the same sizes
+        seen(run=Run(torch.device("cpu"), torch.bfloat16)),
+        seen(count=21),
+    ]
+    assert all(sum(other) >= 20 for other in others)
+    assert len(kept(tmp_path)) == 7
+
+
+def test_the_key_of_a_folder_names_its_clips(make_clip, tmp_path) -> None:
+    for name in ("a/0.mp4", "b/1.mp4"):
+        make_clip(f"set/{name}", frames=9)
+
+    def key(**changes) -> str:
+        return FolderSource(replace(DataConfig(str(tmp_path / "set"), frames=4, height=16, width=16), **changes)).key
+
+    first = key()
+    assert key(latents=8, cache=str(tmp_path / "other")) == first
+    assert len({first, key(frames=5), key(height=32), key(flip=True), key(fps=12.5)}) == 5
+    os.utime(tmp_path / "set" / "a" / "0.mp4", ns=(1, 1))
+    changed = key()
+    assert changed != first
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,caption\na/0.mp4,one\nb/1.mp4,two\n")
+    assert len({first, changed, key()}) == 3
+
+
+def test_what_is_damaged_is_made_again(clips, cpu, encoded, tmp_path) -> None:
+    def values() -> Tensor:
+        found = LatentSource(clips, codec_of(), cpu, 20).batch(0, 20, seed=0).latents
+        assert found is not None
+        return found
+
+    whole = values()
+    (path,) = kept(tmp_path)
+    for damaged in (path, path.with_suffix(".safetensors")):
+        damaged.write_bytes(damaged.read_bytes()[:-3])
+        encoded.clear()
+        assert torch.equal(values(), whole)
+        assert encoded == [16, 4]
+
+
+def test_an_interrupted_encoding_leaves_nothing(clips, cpu, tmp_path) -> None:
+    def stop(done: int, total: int) -> None:
+        assert (done, total) == (16, 20)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LatentSource(clips, codec_of(), cpu, 20, progress=stop)
+    assert list((tmp_path / ".cache" / "latents").iterdir()) == []
+
+
+def test_a_full_disk_names_the_cache_and_the_way_out(clips, cpu, monkeypatch) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(latents, "write_header", full)
+    with pytest.raises(ValueError, match=r"cache.latents \(No space left on device\).*--data.cache FOLDER"):
+        LatentSource(clips, codec_of(), cpu, 20)
+
+
+def test_every_window_comes_once_an_epoch_whatever_the_ranks(clips, cpu) -> None:
+    source = LatentSource(clips, codec_of(), cpu, 20)
+    all_of_them = in_order(source, 20).latents
+    assert all_of_them is not None and len(all_of_them.unique(dim=0)) == 20
+
+    def windows(size: int, ranks: int, seed: int = 7) -> list[int]:
+        batches = (source.batch(k, size, seed=seed, rank=r, ranks=ranks) for k in range(5) for r in range(ranks))
+        values = torch.cat([batch.latents for batch in batches if batch.latents is not None])
+        return [int((value == all_of_them).flatten(1).all(1).nonzero()) for value in values]
+
+    alone = windows(8, 1)
+    assert sorted(alone[:20]) == sorted(alone[20:]) == list(range(20)) and alone[:20] != alone[20:]
+    assert windows(4, 2) == alone  # so the ranks' are disjoint
+    assert windows(8, 1, seed=8) != alone
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_equals_an_unbroken_one(clips, encoded, precision, tmp_path) -> None:
+    def go(steps: int, out: str, resume: bool = False) -> checkpoint.Checkpoint:
+        experiment = Experiment(LinearConfig(), DATA, TrainConfig(batch=6, steps=steps))
+        return checkpoint.load(train(experiment, tmp_path / out, source=clips, run=run, resume=resume))
+
+    run = Run(torch.device("cpu"), precision)
+    unbroken = go(5, "unbroken")
+    assert sum(encoded) == 20
+    go(2, "resumed")
+    for path in kept(tmp_path):
+        path.unlink()  # so it must be made again of the codec in the checkpoint
+    resumed = go(5, "resumed", resume=True)
+    assert sum(encoded) == 40
+    for part in ("generator", "training", "optimizers"):
+        torch.testing.assert_close(getattr(resumed, part), getattr(unbroken, part), rtol=0, atol=0)
+    coder = "codec.generator.encoder.first.weight"
+    assert (unbroken.generator[coder] == 1).all()  # what it began from was there before it was used
+
+
+def test_encoding_takes_no_training_time(clips, cpu, monkeypatch, tmp_path) -> None:
+    now = [0.0]
+    monkeypatch.setattr("kinema.train.time.monotonic", lambda: now[0])
+
+    def hour(done: int, total: int) -> None:
+        now[0] += 3600
+
+    experiment = Experiment(LinearConfig(), DATA, TrainConfig(batch=4, steps=2))
+    out = train(experiment, tmp_path / "x", source=clips, run=cpu, encoding=hour)
+    assert checkpoint.load(out).seconds == 0 and now[0] == 7200
+
+
+def test_sheets_show_what_real_clips_have(clips, cpu) -> None:
+    trainer = Trainer(Experiment(LinearConfig(), DATA, TrainConfig(batch=4)), clips, cpu)
+    trainer.keep_latents()
+    trainer.advance()
+    assert watch._sheet(trainer).shape[1] > 8 * 32  # given first frames, which latents do not have
+
+
+def test_the_command_says_how_far_it_is(monkeypatch, kinema, tmp_path) -> None:
+    monkeypatch.setattr("kinema.watch.LINES", 0.0)
+    words = ["--out", tmp_path / "x", "--steps", 1, "--device", "cpu"]
+    status, _, err = kinema("train", "linear", "--data.latents", 40, *words)
+    assert status == 0, err
+    assert [line for line in err.splitlines() if line.startswith("encoded")] == [
+        f"encoded {done} of 40 windows" for done in (16, 32, 40)
+    ]
+    assert load(tmp_path / "x").experiment.data.latents == 40
+
+
+def test_families_without_a_codec_are_refused(refused, clips, cpu, tmp_path) -> None:
+    words = ["--data.frames", 8, "--data.height", 16, "--data.width", 16, "--family.ngf", 2, "--family.ndf", 2]
+    says = refused("train", "mocogan", "--out", tmp_path / "x", "--steps", 1, "--data.latents", 64, *words)
+    assert "MoCoGAN learns from pixels" in says and "leave --data.latents out" in says
+    assert not (tmp_path / "x").exists()
+    family = MoCoGANConfig(ngf=2, ndf=2)
+    with pytest.raises(ValueError, match="so there are no latents to keep"):
+        train(Experiment(family, DATA, TrainConfig(steps=1)), tmp_path / "x", source=clips, run=cpu)
+
+
+def test_range() -> None:
+    with pytest.raises(ValueError, match="latents is -1"):
+        DataConfig(latents=-1)
