@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from runs import peak, trained
 from torch import Tensor
 
 from kinema import run
@@ -50,8 +50,7 @@ from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.paired import psnr, ssim
 from kinema.presets import PRESETS, preset
 from kinema.sample import Model, load
-from kinema.train import train
-from kinema.watch import Watcher
+from kinema.train import Experiment
 
 SIDE, FRAMES = 64, 17
 COMPRESSIONS = {  # of space and time, and the channels of Gaussian latents
@@ -89,17 +88,13 @@ def split(folder: Path, out: Path) -> tuple[str, str]:
     return str(out / "seen"), str(out / "held-out")
 
 
-def trained(name: str, data: DataConfig, arguments: argparse.Namespace) -> Model:
-    """A codec that has been trained for as long as was asked."""
-    experiment = preset("video-vae", arguments.preset).changed(
+def experiment(name: str, data: DataConfig, arguments: argparse.Namespace) -> Experiment:
+    """How a codec is trained for as long as was asked."""
+    return preset("video-vae", arguments.preset).changed(
         family={**COMPRESSIONS[name], "levels": tuple(arguments.levels)},
         data=vars(data),
         train={"minutes": arguments.minutes},
     )
-    place, folder = run.start(), arguments.out / name
-    with Watcher(folder, experiment.train) as watch:
-        train(experiment, folder, run=place, resume=any(folder.glob("step-*")), watch=watch)
-    return load(folder, place)
 
 
 def codec_of(model: Model) -> VideoVAE:
@@ -169,16 +164,8 @@ def memory(folder: Path, clips: np.ndarray) -> list[tuple[str, int, float, float
                     chunks = [torch.cat(list(chunks), 1)]
                 for drawn in codec.decoded(codec.encoded(chunks), frames):
                     assert drawn.isfinite().all()
-                found.append((how, frames, frames / (time.monotonic() - begun), _peak()))
+                found.append((how, frames, frames / (time.monotonic() - begun), peak(model.run.device)))
     return found
-
-
-def _peak() -> float:
-    """The most that this process has held, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux ru_maxrss begins with what the parent held
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -216,7 +203,7 @@ def main() -> None:
     for header in ("compression", "coded", "frames", "frames/s", "MB"):
         peaks.add_column(header, justify="left" if header in ("compression", "coded") else "right")
     for name in COMPRESSIONS:
-        model = trained(name, DataConfig(source=seen, **size), arguments)
+        model = trained(experiment(name, DataConfig(source=seen, **size), arguments), arguments.out / name)
         chunks = "{:.0e}, {:.0e}".format(*largest_difference(model, clips))
         table.add_row(name, *_cells(measure(model, clips, arguments.out / f"{name}.png")), chunks)
         with multiprocessing.get_context("spawn").Pool(1) as pool:

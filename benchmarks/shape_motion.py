@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from runs import trained
 from torch import Tensor
 
 from kinema import run
@@ -45,10 +46,9 @@ from kinema.family import FamilyConfig
 from kinema.metrics.acd import acd, shape_colour
 from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.control import MotionClassifier, motion_control, train_classifier
-from kinema.sample import Model, load
-from kinema.train import Experiment, TrainConfig, train
+from kinema.sample import Model
+from kinema.train import Experiment, TrainConfig
 from kinema.types import Noise
-from kinema.watch import Watcher
 from kinema.worlds.shape_motion import SIZES, ShapeMotion
 
 FRAMES, SIDE = 16, 32
@@ -83,17 +83,13 @@ class Measured:
     control: Float[Tensor, " N"] | None = None
 
 
-def trained(name: str, seed: int, arguments: argparse.Namespace) -> Model:
-    """A model of a family that has been trained for as long as was asked."""
-    experiment = Experiment(
+def experiment(name: str, seed: int, minutes: float) -> Experiment:
+    """How a family is trained for as long as was asked."""
+    return Experiment(
         FAMILIES[name],
         DataConfig(source="shape-motion", frames=FRAMES, height=SIDE, width=SIDE),
-        TrainConfig(minutes=arguments.minutes, batch=8, lr=1e-3, clip_norm=1.0, average=0.995, seed=seed),
+        TrainConfig(minutes=minutes, batch=8, lr=1e-3, clip_norm=1.0, average=0.995, seed=seed),
     )
-    folder, place = arguments.out / f"{name}-{seed}", run.start()
-    with Watcher(folder, experiment.train) as watch:
-        train(experiment, folder, run=place, resume=any(folder.glob("step-*")), watch=watch)
-    return load(folder, place)
 
 
 def measure(frames: Float[Tensor, "N T 3 H W"]) -> tuple[Tensor, float, Tensor, Tensor]:
@@ -116,7 +112,7 @@ def one_spot(frames: Float[Tensor, "B T 3 H W"]) -> Tensor:
     brightness = ((frames + 1) * 127.5).amax(2)
     brightest = brightness.amax((2, 3))
     shape = brightness >= brightest[..., None, None] / 2
-    largest = max(SIZES) * SIDE / 64 + 2
+    largest = max(SIZES) * min(frames.shape[-2:]) / 64 + 2
 
     def extent(axis: int) -> Tensor:
         lit = shape.any(axis).float()  # [B, T, n]
@@ -151,7 +147,13 @@ def main() -> None:
         parser.error("--clips must be at least 2 and --minutes more than 0")
 
     run.keep_freed_memory()
-    models = {name: {seed: trained(name, seed, arguments) for seed in arguments.seeds} for name in arguments.families}
+    models = {
+        name: {
+            seed: trained(experiment(name, seed, arguments.minutes), arguments.out / f"{name}-{seed}")
+            for seed in arguments.seeds
+        }
+        for name in arguments.families
+    }
     world, place = ShapeMotion(FRAMES, SIDE, SIDE), run.start()
     classifier = train_classifier(world, place)
     real = world.batch(0, arguments.clips, seed=FIRST)

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kinema.cli import main
 from kinema.data.clips import DataConfig
@@ -48,6 +49,21 @@ def world() -> ShapeMotion:
 def cpu() -> Run:
     """A CPU in float32."""
     return Run(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights for the perceptual loss, drawn at random, with the names and shapes of torchvision's VGG16."""
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for number, i, o in zip(numbers, widths[:-1], widths[1:], strict=True):
+        kernel = torch.randn(o, i, 3, 3, generator=generator)
+        weights[f"features.{number}.weight"] = kernel * (2 / (9 * i)) ** 0.5  # ReLU keeps the scale
+        weights[f"features.{number}.bias"] = 0.1 * torch.randn(o, generator=generator)
+    path = tmp_path_factory.mktemp("weights") / "vgg16.safetensors"
+    save_file(weights, path)
+    return path
 
 
 @pytest.fixture(autouse=True)

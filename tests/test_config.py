@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
 
-from kinema.config import from_dict, to_dict
+from kinema.config import assigned, from_dict, to_dict
 from kinema.family import Facts
 from kinema.presets import PRESETS
 from kinema.train import Experiment
@@ -88,3 +89,24 @@ def test_every_preset_survives_a_checkpoint(family: str, name: str) -> None:
 def test_foreign_values_are_not_an_experiment() -> None:
     with pytest.raises(ValueError, match=r"^here: not a kinema configuration"):
         Experiment.from_dict({"model": "other"}, "here")
+
+
+def test_words_assign_fields() -> None:
+    words = ["steps=3", "kind=fast", "name=1 of 2", 'inner={"rate": 2}', "pairs=[]"]
+    assert assigned(Outer("a", pairs=(("x", 1.0),)), words, "here") == Outer("1 of 2", 3, "fast", (), Inner(rate=2.0))
+    assert assigned(Inner(rate=1.0), ["rate=null"], "here") == Inner()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("steps", "here: 'steps' says no value: write it as name=value"),
+        ("step=3", "here: unknown key 'step'; did you mean 'steps'?"),
+        ("steps=3.5", "here: steps: "),
+        ("kind=7", "here: kind: "),
+        ("steps=0", "here: steps must be at least 1"),
+    ],
+)
+def test_words_that_fit_no_field_are_refused(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        assigned(Outer("a"), [word], "here")

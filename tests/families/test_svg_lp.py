@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from kinema.families.svg_lp import CHUNK, SVGLP, Decoder, Recurrence, SVGLPConfig
 from kinema.family import Facts
+from kinema.nn.perceptual import perceptual_loss
 from kinema.run import Run
 from kinema.sample import score, stream
 from kinema.types import Batch, Conditions, Noise
@@ -92,6 +94,24 @@ def test_other_errors_join_the_loss() -> None:
     loss, scalars = trained(pixel="l1", gradient=0.5)._loss(Batch(clips(2, 6)), torch.Generator())
     assert set(scalars) == {"l1", "gradient", "divergence"}
     torch.testing.assert_close(loss, scalars["l1"] + 0.5 * scalars["gradient"] + 1e-4 * scalars["divergence"])
+
+
+def test_a_perceptual_loss_joins(vgg16: Path) -> None:
+    family, frames = trained(perceptual=str(vgg16), perceptual_weight=0.5), clips(2, 6)
+    total, scalars = family._loss(Batch(frames), torch.Generator().manual_seed(5))
+    plain, _ = trained()._loss(Batch(frames), torch.Generator().manual_seed(5))
+    torch.testing.assert_close(total, plain + 0.5 * scalars["perceptual"])
+    assert family.state_dict().keys() == trained().state_dict().keys()
+
+    drawn = []
+    family.generator.decoder.register_forward_hook(lambda _, __, frames: drawn.append(frames))
+    generator = torch.Generator().manual_seed(5)
+    family._loss(Batch(frames), generator)
+    predicted = drawn[0].unflatten(0, (5, 2)).transpose(0, 1) * 2 - 1
+    generator.manual_seed(5)
+    torch.randn(2, 5, TINY.latent, generator=generator)
+    one = perceptual_loss(str(vgg16), predicted, frames[:, 1:], generator)
+    torch.testing.assert_close(scalars["perceptual"], 5 * one)  # for the 5 frames that are predicted
 
 
 def test_the_baseline_has_no_latent_codes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from kinema import checkpoint
 from kinema.families.video_vae import CHUNK, NARROW, Gaussian, Quantized, VideoVAE, VideoVAEConfig
 from kinema.family import Facts
 from kinema.nn.causal import Past
 from kinema.nn.reconstruction import gradient_difference
 from kinema.run import Run
-from kinema.sample import stream
+from kinema.sample import load, stream
+from kinema.train import Experiment, TrainConfig, Trainer
 from kinema.types import Batch, Conditions, Noise
 from kinema.worlds.shape_motion import ShapeMotion
 
@@ -182,6 +185,39 @@ def test_the_loss_is_the_sum_of_its_parts(settings: dict[str, Any], pixel: str) 
     torch.testing.assert_close(scalars["gradient"], gradient_difference(drawn, frames).mean())
     weights = {"pixel": 1.0, "gradient": 0.5, "kl": 0.3, "generator": 0.2}
     torch.testing.assert_close(total, torch.stack([weights[name] * value for name, value in scalars.items()]).sum())
+
+
+def test_a_perceptual_loss_joins(vgg16: Path, tmp_path: Path, cpu: Run) -> None:
+    settings = {"perceptual": str(vgg16), "perceptual_weight": 0.5}
+    family, frames = codec(**settings), clips(2, 9)
+    total, scalars = family._loss(Batch(frames), torch.Generator().manual_seed(5))
+    plain, _ = codec()._loss(Batch(frames), torch.Generator().manual_seed(5))
+    assert scalars["perceptual"] > 0
+    torch.testing.assert_close(total, plain + 0.5 * scalars["perceptual"])
+    assert family.state_dict().keys() == codec().state_dict().keys()  # what a checkpoint holds and what is trained
+    assert dict(family.named_parameters()).keys() == dict(codec().named_parameters()).keys()
+
+    def trainer() -> Trainer:
+        family = replace(TINY, **settings)
+        return Trainer(Experiment(family, train=TrainConfig(batch=2, lr=1e-3)), ShapeMotion(9, 16, 32), cpu)
+
+    unbroken, resumed = trainer(), trainer()
+    unbroken.advance()
+    checkpoint.save_step(tmp_path, unbroken.state())
+    unbroken.advance()
+    resumed.restore(checkpoint.load(tmp_path))
+    resumed.advance()
+    torch.testing.assert_close(resumed.family.state_dict(), unbroken.family.state_dict(), rtol=0, atol=0)
+    assert unbroken.losses()["perceptual"] > 0
+    assert VideoVAEConfig.of(str(tmp_path), Facts(9, 16, 32)).perceptual is None  # who uses a codec needs no file
+    load(tmp_path, cpu)
+
+
+def test_a_missing_file_of_weights_is_named() -> None:
+    family = codec()
+    family.config = replace(family.config, perceptual="nowhere.safetensors")
+    with pytest.raises(ValueError, match=r"^nowhere\.safetensors: not the weights of a perceptual loss"):
+        family._loss(Batch(clips(2, 9)), torch.Generator())
 
 
 def test_the_critic_sees_a_clip_without_its_first_frame_or_its_last() -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.known import first_known
+from kinema.nn.perceptual import perceptual_loss
 from kinema.nn.reconstruction import PixelLoss, gradient_difference, pixel_loss
 from kinema.types import Batch, Conditions, Noise
 
@@ -64,12 +65,16 @@ class SVGLPConfig(FamilyConfig):
     """The error of a predicted frame's pixels."""
     gradient: float = 0.0
     """Weight of the gradient difference loss, which sharpens edges."""
+    perceptual: str | None = None
+    """A file of VGG16's weights (`nn/perceptual.py` says which), for a loss in what that network sees of a frame."""
+    perceptual_weight: float = 0.1
+    """Weight of the perceptual loss."""
 
     def __post_init__(self) -> None:
         if min(self.past, self.channels, self.code, self.hidden) < 1:
             raise ValueError("svg-lp: past, channels, code and hidden must be at least 1")
-        if min(self.latent, self.beta, self.gradient) < 0:
-            raise ValueError("svg-lp: latent, beta and gradient must not be negative")
+        if min(self.latent, self.beta, self.gradient, self.perceptual_weight) < 0:
+            raise ValueError("svg-lp: latent, beta, gradient and perceptual_weight must not be negative")
 
     def fitted(self, facts: Facts) -> SVGLPConfig:
         """The configuration for clips of these sizes, which must be longer than `past`."""
@@ -247,23 +252,32 @@ class SVGLP(Family):
         predicted, divergence, _ = network.follow(codes[:-1], codes[1:], noise, State(codes[:1], features))
         seen = network.decoder.look([x[: self.past * clips] for x in features])
         seen = [torch.cat([x, *[x[-clips:]] * (steps - self.past)]) for x in seen]  # past those given, the last one's
-        pixel, gradient = self._errors(predicted, seen, frames[:, 1:])
+        drawn = self._draw(predicted, seen)
+        pixel, gradient = self._errors(drawn, frames[:, 1:])
         divergence = divergence.mean(1).sum()
         scalars = {self.config.pixel: pixel.mean(0).sum()}
         total = scalars[self.config.pixel] + self.config.beta * divergence
         if self.config.gradient:
             scalars["gradient"] = gradient.mean(0).sum()
             total = total + self.config.gradient * scalars["gradient"]
+        if self.config.perceptual:
+            one = perceptual_loss(self.config.perceptual, drawn * 2 - 1, frames[:, 1:], generator)
+            scalars["perceptual"] = steps * one  # as the others: summed over a clip's frames
+            total = total + self.config.perceptual_weight * scalars["perceptual"]
         if self.config.latent:
             scalars["divergence"] = divergence
         return total, scalars
 
-    def _errors(
-        self, predicted: Float[Tensor, "T B G"], seen: list[Tensor], truth: Float[Tensor, "B T 3 H W"]
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """The pixel error of each frame that is drawn from `predicted`, and its gradient difference if that counts."""
+    def _draw(self, predicted: Float[Tensor, "T B G"], seen: list[Tensor]) -> Float[Tensor, "B T 3 H W"]:
+        """The predicted frames, in [0, 1]."""
         drawn = self.generator.decoder(predicted.flatten(0, 1), seen)
-        drawn, truth = rearrange(drawn, "(t b) c h w -> b t c h w", b=len(truth)), truth / 2 + 0.5
+        return rearrange(drawn, "(t b) c h w -> b t c h w", b=predicted.shape[1])
+
+    def _errors(
+        self, drawn: Float[Tensor, "B T 3 H W"], truth: Float[Tensor, "B T 3 H W"]
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """The pixel error of each frame drawn in [0, 1], and its gradient difference if that counts."""
+        truth = truth / 2 + 0.5
         pixel = pixel_loss(self.config.pixel, drawn, truth)
         return pixel, gradient_difference(drawn, truth) if self.config.gradient else torch.zeros_like(pixel)
 
@@ -305,8 +319,8 @@ class SVGLP(Family):
         """Yield the negative evidence lower bound of each frame given all before it, in the units of the loss.
 
         The error of the frame's prediction, through the skips of the frame before, plus beta times the divergence,
-        with the latent code at its posterior's mean: nothing is random. A video's first frame has none: NaN. The chunks
-        [B, t, 3, H, W] are successive parts of the same videos.
+        with the latent code at its posterior's mean: nothing is random, and no perceptual loss counts. A video's first
+        frame has none: NaN. The chunks [B, t, 3, H, W] are successive parts of the same videos.
         """
         config, state = self.config, None
         for frames in chunks:
@@ -318,7 +332,8 @@ class SVGLP(Family):
             if frames.shape[1]:
                 still = frames.new_zeros(*frames.shape[:2], config.latent)
                 predicted, divergence, features, state = self.generator.watch(frames, still, state)
-                pixel, gradient = self._errors(predicted, self.generator.decoder.look(features), frames)
+                drawn = self._draw(predicted, self.generator.decoder.look(features))
+                pixel, gradient = self._errors(drawn, frames)
                 scores.append(pixel + config.gradient * gradient + config.beta * divergence.T)
             yield torch.cat(scores, 1)
 

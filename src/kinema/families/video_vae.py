@@ -13,8 +13,7 @@ of `time` frames, as in MAGVIT-v2 (arXiv 2310.05737, section 3.2), so an image i
 - Normalisation is over channels, and only 3x3x3 convolutions see other times. So a video that is coded chunk by chunk
   gives what it gives as a whole, and what they keep of a chunk is all that the next one needs.
 
-There is no perceptual loss: none comes without the weights of another network. The gradient difference loss at three
-scales takes its place; where a critic is asked for, it judges clips beside their reconstructions.
+A perceptual loss joins where there are weights for it; a critic, where asked for, judges clips and reconstructions.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from kinema.nn.causal import CausalConv3d, ChannelNorm, Past
 from kinema.nn.critic import critic_of_clips, keep_scale
 from kinema.nn.fsq import FSQ
 from kinema.nn.known import first_known
+from kinema.nn.perceptual import perceptual_loss
 from kinema.nn.reconstruction import PixelLoss, gradient_difference, pixel_loss
 from kinema.types import Batch, Conditions, Noise
 
@@ -74,6 +74,10 @@ class VideoVAEConfig(FamilyConfig):
     """The error of the pixels."""
     gradient: float = 1.0
     """Weight of the gradient difference loss, which keeps edges and corners."""
+    perceptual: str | None = None
+    """A file of VGG16's weights (`nn/perceptual.py` says which), for a loss in what that network sees of a frame."""
+    perceptual_weight: float = 1.0
+    """Weight of the perceptual loss."""
     kl: float = 1e-4
     """Weight of a Gaussian latent's divergence from the prior, a mean over its values."""
     adversarial: float = 0.0
@@ -90,18 +94,17 @@ class VideoVAEConfig(FamilyConfig):
             )
         if min(self.channels, self.hidden, self.ndf) < 1 or any(level < 3 for level in self.levels):
             raise ValueError("video-vae: channels, hidden and ndf must be at least 1, levels at least 3")
-        if min(self.gradient, self.kl, self.adversarial, self.penalty) < 0:
-            raise ValueError("video-vae: gradient, kl, adversarial and penalty must not be negative")
+        if min(self.gradient, self.perceptual_weight, self.kl, self.adversarial, self.penalty) < 0:
+            raise ValueError("video-vae: gradient, perceptual_weight, kl, adversarial and penalty must not be negative")
 
     def fitted(self, facts: Facts) -> VideoVAEConfig:
         """The configuration for clips of these sizes, whose frames after the first must be whole groups."""
         if over := (facts.frames - 1) % self.time:
-            fewer, more = facts.frames - over, facts.frames - over + self.time
             raise ValueError(
                 f"video-vae: a clip is 1 frame and then groups of {self.time}, so {facts.frames} frames cannot be "
-                f"trained on: make --data.frames {fewer} or {more}"
+                f"trained on: make --data.frames {facts.frames - over} or {facts.frames - over + self.time}"
             )
-        side = max(self.space, 16 if self.adversarial else 8)  # the critic's, and the smallest that has three scales
+        side = max(self.space, 16 if self.adversarial or self.perceptual else 8)  # so many halvings have a pixel left
         if facts.height % side or facts.width % side:
             raise ValueError(
                 f"video-vae: height and width must be multiples of {side}, not {facts.height} and {facts.width}: "
@@ -123,7 +126,7 @@ class VideoVAEConfig(FamilyConfig):
         if (name := family.pop("name", None)) != "video-vae":
             raise ValueError(f"{path} holds a model of {name}: a codec is trained with kinema train video-vae")
         config = from_dict(VideoVAEConfig, family, f"{path}: family")
-        return replace(config, frames=None, height=None, width=None).fitted(facts)
+        return replace(config, frames=None, height=None, width=None, perceptual=None).fitted(facts)
 
     @property
     def widths(self) -> list[int]:
@@ -193,8 +196,7 @@ class Decoder(nn.Module):
             x = blocks(x, past)
             if up is not None:  # channels last, as they are in memory
                 x = rearrange(up(x), "b (p q c) l h w -> b l (h p) (w q) c", p=2, q=2).movedim(-1, 1)
-        x = self.last(x)
-        frames = rearrange(x, "b (t p q c) l h w -> b (l t) c (h p) (w q)", t=self.time, p=PATCH, q=PATCH)
+        frames = rearrange(self.last(x), "b (t p q c) l h w -> b (l t) c (h p) (w q)", t=self.time, p=PATCH, q=PATCH)
         return frames[:, self.time - 1 :] if past.begins else frames
 
 
@@ -317,12 +319,13 @@ class VideoVAE(Codec):
         config, frames = self.config, batch.frames
         drawn, scalars = self.generator(frames, generator)
         scalars["pixel"] = pixel_loss(config.pixel, drawn, frames).mean()
-        total = scalars["pixel"]
-        if "kl" in scalars:
-            total = total + config.kl * scalars["kl"]
+        total = scalars["pixel"] + config.kl * scalars.get("kl", 0.0)
         if config.gradient:
             scalars["gradient"] = gradient_difference(drawn, frames).mean()
             total = total + config.gradient * scalars["gradient"]
+        if config.perceptual:
+            scalars["perceptual"] = perceptual_loss(config.perceptual, drawn, frames, generator)
+            total = total + config.perceptual_weight * scalars["perceptual"]
         if config.adversarial:
             real, fake = self._seen(frames, drawn, generator)
             critic = partial(self.critic, generator=generator)
@@ -386,8 +389,7 @@ class VideoVAE(Codec):
         height, width = self.config.filled("height", "width")
         known = first_known("VideoVAE", given, len(noise), height, width)[:, :frames].to(device)
         count = known.shape[1]
-        encoded = self.encoded(known.split(CHUNK * self.time, 1)) if count else ()
-        begun = self.length(count) if count else 0
+        encoded, begun = (self.encoded(known.split(CHUNK * self.time, 1)), self.length(count)) if count else ((), 0)
         yield from self.decoded(chain(encoded, self._prior(noise, self.length(frames) - begun, device)), frames)
 
     def _prior(self, noise: Noise, length: int, device: torch.device) -> Iterator[Tensor]:
