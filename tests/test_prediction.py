@@ -84,7 +84,7 @@ def test_sampling_goes_on_from_each_clip_of_a_folder(trained, make_clip, tmp_pat
         "sample", trained, "--known", tmp_path / "clips", "--count", 4, "--format", "npy", "--out", out
     )
     assert status == 0
-    assert err == "skipped short.mp4: it has 2 of the 3 frames that are to be given\n"
+    assert err == "skipped short.mp4: it has 2 of the 3 frames that are needed\n"
     levels = [np.unique(np.load(path)[:3]).tolist() for path in sorted(out.glob("*.npy"))]
     assert levels == [[40], [200], [40], [200]]
 
@@ -94,10 +94,8 @@ def test_what_cannot_be_gone_on_from(trained, gan, make_clip, tmp_path, refused)
     assert "give the first ones (kinema sample MODEL --known CLIP" in refused("sample", trained, *out)
     assert "MoCoGAN cannot go on from given frames" in refused("sample", gan, "--known", clip, *out)
     assert "name a clip or a folder with --known" in refused("sample", trained, "--keep-first", 2, *out)
-    for count in (0, 8):
-        assert "at least 1 and less than --frames" in refused(
-            "sample", trained, "--known", clip, "--keep-first", count, *out
-        )
+    for count, says in ((0, "--keep-last are at least 1"), (8, "8 of 8 frames are given, so there is nothing to make")):
+        assert says in refused("sample", trained, "--known", clip, "--keep-first", count, *out)
     says = refused("sample", trained, "--known", clip, "--keep-first", 7, *out)
     assert "6 of the 7 frames" in says and str(clip) in says
     assert "nowhere.mp4" in refused("sample", trained, "--known", tmp_path / "nowhere.mp4", *out)

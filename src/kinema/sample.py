@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from kinema import checkpoint
@@ -96,13 +96,18 @@ class Model:
         frames: int | None = None,
         labels: Sequence[str | int] | None = None,
         known: UInt8[np.ndarray, "K t H W 3"] | None = None,
+        mask: Bool[np.ndarray, "t H W"] | None = None,
         batch: int = 16,
     ) -> UInt8[np.ndarray, "N T H W 3"]:
         """One clip a seed, `frames` frames each (as many as in training if None), `batch` at a time.
 
-        `labels` are names or numbers of classes, `known` the first frames of clips to go on from, which count among
-        `frames`; one a clip or fewer to be taken in turn. Raises ValueError where the model cannot do it.
+        `labels` are names or numbers of classes, `known` the first frames of clips, which count among `frames`; one a
+        clip or fewer to be taken in turn. They are given where `mask` is true, or all of them: `known` of the whole
+        clip with a mask can be given its last frames, both ends or a region. Raises ValueError where the model cannot
+        do it.
         """
+        if mask is not None and known is None:
+            raise ValueError("mask says where known frames are given: give known too")
         frames = self.facts.frames if frames is None else frames
         label = None
         if labels is not None:
@@ -115,6 +120,9 @@ class Model:
             if known is not None:
                 turns = np.arange(len(noise))[some] % len(known)
                 given = given.beginning(from_uint8(known[turns]))
+                if mask is not None:
+                    where = torch.from_numpy(mask)[None, :, None]  # [1, t, 1, H, W]
+                    given = replace(given, mask=where.expand(len(turns), -1, -1, -1, -1))
             chunks = stream(self.family, self.run, noise[some], frames, given)
             parts.append(np.concatenate([to_uint8(chunk) for chunk in chunks], 1))
         return np.concatenate(parts)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress as Bar
 
@@ -19,7 +20,7 @@ from kinema.data.folder import Skipped, scan
 from kinema.data.video import VideoError, read_frames
 from kinema.sample import Model
 
-__all__ = ["first_frames", "frames_for", "open_and_report", "read_each", "report"]
+__all__ = ["first_frames", "frames_for", "kept_region", "open_and_report", "read_each", "report"]
 
 T = TypeVar("T")
 
@@ -79,5 +80,22 @@ def first_frames(model: Model, path: Path, count: int) -> UInt8[np.ndarray, "cou
     """The first `count` frames of a clip, as the model was trained on them; raises VideoError where it has fewer."""
     frames = list(islice(frames_for(model, path), count))
     if len(frames) < count:
-        raise VideoError(path, f"it has {len(frames)} of the {count} frames that are to be given")
+        raise VideoError(path, f"it has {len(frames)} of the {count} frames that are needed")
     return np.stack(frames)
+
+
+def kept_region(model: Model, path: str) -> Bool[np.ndarray, "H W"]:
+    """Where the mask in an image is black, in frames of the model's size, to which it is resized as they are.
+
+    Raises ValueError where it cannot be read, and where it is all black or all white.
+    """
+    try:
+        with Image.open(Path(path).expanduser()) as image:
+            grey = np.asarray(image.convert("L").convert("RGB"))
+    except OSError as error:
+        reason = error.strerror or "it is damaged or of an unknown format"
+        raise ValueError(f"{path}: no image can be read ({reason})") from None
+    kept = fit(grey, model.facts.height, model.facts.width)[..., 0] < 128
+    if kept.all() or not kept.any():
+        raise ValueError(f"{path} is all {'black' if kept.all() else 'white'}: black is kept, white is painted anew")
+    return kept

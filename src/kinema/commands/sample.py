@@ -15,7 +15,7 @@ import tyro
 
 from kinema import checkpoint, run
 from kinema.commands.arguments import parse
-from kinema.commands.reading import first_frames, read_each
+from kinema.commands.reading import first_frames, kept_region, read_each
 from kinema.data.write import FORMATS, contact_sheet, tile, write_video
 from kinema.sample import Model, load
 from kinema.types import Noise
@@ -45,9 +45,15 @@ class Arguments:
     label: tuple[str, ...] = ()
     """Names or numbers of classes, taken in turn; drawn at random if not given."""
     known: Annotated[str | None, tyro.conf.arg(metavar="CLIP")] = None
-    """A clip to go on from, or a folder of clips, taken in turn: for families that predict."""
+    """A clip of which parts are given, or a folder of clips, taken in turn: for families that predict or fill in."""
     keep_first: int | None = None
-    """How many frames of each are given, which count among --frames; as many as in training if not given."""
+    """How many first frames of each are given, which count among --frames; as many as in training if unsaid."""
+    keep_last: int | None = None
+    """How many last frames are given, of the first --frames of each: those before them are made."""
+    between: bool = False
+    """Give the first frame and the last, or as many as --keep-first and --keep-last say: those between are made."""
+    mask: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """A grey image over all frames: black is kept of the clip, white is painted anew, as is usual in in-painting."""
     content_seed: int | None = None
     """One content for all clips, while their motions differ."""
     motion_seed: int | None = None
@@ -78,11 +84,11 @@ def main(words: Sequence[str]) -> None:
 def _parse(words: Sequence[str]) -> tuple[Model, Arguments]:
     """The model as its `sampling` is chosen, each field of which is a flag, and the other arguments."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--device", "--out", "--known"):  # paths that may be a run's, but are not the model's
+    for flag in ("--device", "--out", "--known", "--mask"):  # paths that may be a run's, but are not the model's
         first.add_argument(flag, nargs="?")
     found, others = first.parse_known_args(words)
     path = next(filter(_is_model, others), None)
-    if path is None:  # and so there is an error to be said, or help
+    if path is None:  # there is help or an error to be shown, or weights under an unusual name
         arguments = parse(Arguments, "kinema sample", words)
         return load(arguments.model, run.start(arguments.device)), arguments
     model, prog = load(path, run.start(found.device or "auto")), f"kinema sample {path}"
@@ -92,7 +98,7 @@ def _parse(words: Sequence[str]) -> tuple[Model, Arguments]:
     part = ("sampling", tyro.conf.OmitArgPrefixes[type(sampling)], field(default=sampling, kw_only=True))
     complete = make_dataclass("Complete", [part], bases=(Arguments,), frozen=True)
     arguments = parse(complete, prog, words, description=inspect.getdoc(Arguments))
-    chosen = getattr(arguments, "sampling")  # noqa: B009 - pyright does not know the class
+    chosen = vars(arguments)["sampling"]
     return model.choosing(**{f.name: getattr(chosen, f.name) for f in fields(chosen)}), arguments
 
 
@@ -111,7 +117,8 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
         raise ValueError(f"{out}: clips are written as {', '.join(FORMATS)}, or into a folder")
     fps = model.facts.fps or NOMINAL_FPS if arguments.fps is None else arguments.fps
     noise = _noise(arguments)
-    clips = model.clips(noise, arguments.frames, arguments.label or None, _known(model, arguments, len(noise)))
+    known, mask = _known(model, arguments, len(noise))
+    clips = model.clips(noise, arguments.frames, arguments.label or None, known, mask)
     folder = out.parent if to_file else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,21 +141,29 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
     return [*paths, write_sheet(folder / f"{out.stem}-sheet.png" if to_file else folder / "sheet.png", sheet)]
 
 
-def _known(model: Model, arguments: Arguments, clips: int) -> np.ndarray | None:
-    """The first frames of the clips to go on from, uint8 [K, t, H, W, 3]."""
+def _known(model: Model, arguments: Arguments, clips: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The first frames of the clips that parts are given of, uint8 [K, t, H, W, 3], and where, bool [t, H, W]."""
+    first, last, between, mask = arguments.keep_first, arguments.keep_last, arguments.between, arguments.mask
     if arguments.known is None:
-        if arguments.keep_first is not None:
-            raise ValueError("--keep-first says how much of --known is given: name a clip or a folder with --known")
-        return None
+        parts = {"--keep-first": first, "--keep-last": last, "--between": between or None, "--mask": mask}
+        if asked := [flag for flag, value in parts.items() if value is not None]:
+            raise ValueError(f"{asked[0]} says what of --known is given: name a clip or a folder with --known")
+        return None, None
     if "known" not in model.family.accepts:
         raise ValueError(f"{type(model.family).__name__} cannot go on from given frames: leave --known out")
     frames = model.facts.frames if arguments.frames is None else arguments.frames
-    count = arguments.keep_first if arguments.keep_first is not None else max(1, model.family.past)
-    if not 1 <= count < frames:
-        raise ValueError(
-            f"{count} of {frames} frames cannot be given: --keep-first is at least 1 and less than --frames"
-        )
-    return np.stack(read_each(arguments.known, lambda path: first_frames(model, path, count), most=clips))
+    if min(count for count in (first, last, 1) if count is not None) < 1:
+        raise ValueError("--keep-first and --keep-last are at least 1: leave out what is not given")
+    if first is None:
+        first = 1 if between else 0 if last or mask else max(1, model.family.past)
+    last = last or int(between)
+    if first + last >= frames:
+        raise ValueError(f"{first + last} of {frames} frames are given, so there is nothing to make: give fewer")
+    region = kept_region(model, mask) if mask else np.zeros((model.facts.height, model.facts.width), bool)
+    count = frames if last or mask else first
+    where = np.tile(region, (count, 1, 1))
+    where[:first] = where[count - last :] = True
+    return np.stack(read_each(arguments.known, lambda path: first_frames(model, path, count), most=clips)), where
 
 
 def write_sheet(path: Path, sheet: np.ndarray) -> Path:
