@@ -47,7 +47,7 @@ class Arguments:
     known: Annotated[str | None, tyro.conf.arg(metavar="CLIP")] = None
     """A clip of which parts are given, or a folder of clips, taken in turn: for families that predict or fill in."""
     keep_first: int | None = None
-    """How many first frames of each are given, which count among --frames; as in training if nothing is said."""
+    """How many first frames of each are given, which count among --frames; as many as in training if unsaid."""
     keep_last: int | None = None
     """How many last frames are given, of the first --frames of each: those before them are made."""
     between: bool = False
