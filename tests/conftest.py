@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -14,8 +15,9 @@ import torch
 from kinema.cli import main
 from kinema.data.clips import DataConfig
 from kinema.families.mocogan import MoCoGANConfig
+from kinema.families.video_vae import VideoVAEConfig
 from kinema.run import Run
-from kinema.train import Experiment, TrainConfig
+from kinema.train import Experiment, TrainConfig, train
 from kinema.worlds.shape_motion import ShapeMotion
 
 Tiny = Callable[..., Experiment]
@@ -48,6 +50,21 @@ def world() -> ShapeMotion:
 def cpu() -> Run:
     """A CPU in float32."""
     return Run(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Train a codec for two steps on clips of 9 frames, 16x32, with tokens where `levels` are given; return its run."""
+
+    @cache
+    def make(levels: tuple[int, ...] = ()) -> str:
+        family = VideoVAEConfig(space=4, channels=3, hidden=4, levels=levels)
+        experiment = Experiment(family, DataConfig(frames=9, height=16, width=32), TrainConfig(steps=2, batch=2))
+        out = tmp_path_factory.mktemp("codec")
+        train(experiment, out, run=Run(torch.device("cpu"), torch.float32))
+        return str(out)
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -83,8 +83,8 @@ def filled_in(
     """Tokens with those drawn that are -1, in so many steps (MaskGIT, arXiv 2202.04200, section 3.2).
 
     `predict` gives the logits [B, n, V] of tokens where some are hidden, `uniform` the next uniform noise of a shape.
-    Each step draws all that are hidden and keeps the likeliest, by Gumbel noise of a temperature `confidence` that falls
-    to 0; by the cosine schedule few are kept at first and many at last (section 3.3).
+    Each step draws all that are hidden and keeps the likeliest, with Gumbel noise of a temperature `confidence` that
+    falls to 0; by the cosine schedule few are kept at first and many at last (section 3.3).
     """
     hidden = tokens < 0
     tokens, count = tokens.clamp(min=0), hidden.sum(1)

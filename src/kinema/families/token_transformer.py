@@ -115,8 +115,8 @@ class TokenTransformerConfig(FamilyConfig):
         if coded is None or not coded.levels:
             fault = "no codec" if coded is None else f"the codec {self.codec} makes no tokens"
             raise ValueError(
-                f"token-transformer: {fault}: train one with kinema train video-vae --family.levels 8 5 5 5 and name its "
-                "run with --family.codec RUN"
+                f"token-transformer: {fault}: train one with kinema train video-vae --family.levels 8 5 5 5 --out RUN "
+                "and name it with --family.codec RUN"
             )
         categories = 0 if self.text else len(facts.classes)
         sizes = {"frames": facts.frames, "height": facts.height, "width": facts.width}
