@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -15,8 +16,9 @@ from safetensors.torch import save_file
 from kinema.cli import main
 from kinema.data.clips import DataConfig
 from kinema.families.mocogan import MoCoGANConfig
+from kinema.families.video_vae import VideoVAEConfig
 from kinema.run import Run
-from kinema.train import Experiment, TrainConfig
+from kinema.train import Experiment, TrainConfig, train
 from kinema.worlds.shape_motion import ShapeMotion
 
 Tiny = Callable[..., Experiment]
@@ -64,6 +66,21 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "vgg16.safetensors"
     save_file(weights, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Train a codec for two steps on clips of 9 frames, 16x32, with tokens where `levels` are given; return its run."""
+
+    @cache
+    def make(levels: tuple[int, ...] = ()) -> str:
+        family = VideoVAEConfig(space=4, channels=3, hidden=4, levels=levels)
+        experiment = Experiment(family, DataConfig(frames=9, height=16, width=32), TrainConfig(steps=2, batch=2))
+        out = tmp_path_factory.mktemp("codec")
+        train(experiment, out, run=Run(torch.device("cpu"), torch.float32))
+        return str(out)
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,7 @@ def test_help_of_a_command(command, kinema):
     assert "type: ignore" not in out and "MISSING" not in out
     flags = re.findall(r"^│ (--[\w.-]+)", out, re.MULTILINE)
     common = [flag for flag in flags if "." not in flag]
-    assert "--out" in common or command == "evaluate"
+    assert "--out" in common or command in ("evaluate", "caption")
     assert flags[: len(common)] == common, "the common flags come first"
 
 

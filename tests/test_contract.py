@@ -5,6 +5,7 @@ A new family joins by an entry in INSTANCES, and one for each variant that takes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from kinema import checkpoint
 from kinema.families import FAMILIES, config_class
 from kinema.families.latent_dit import LatentDiTSampling
+from kinema.families.token_transformer import TokenTransformerSampling
 from kinema.families.video_vae import VideoVAEConfig
 from kinema.family import Family, Turn
 from kinema.run import Run
@@ -35,6 +37,7 @@ class Instance:
     family: str
     settings: dict[str, Any] = field(default_factory=dict)
     labels: bool = False  # whether its clips are labelled
+    levels: tuple[int, ...] | None = None  # of the trained codec that it begins with; (): Gaussian latents
     frames: int = 8  # of a training clip
     steps: int = STEPS
 
@@ -44,6 +47,9 @@ SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
 TGAN = {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2}
 VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
 VAE = {"space": 4, "channels": 3, "hidden": 4}
+TOKENS = {"hidden": 16, "depth": 2, "heads": 2}
+MASKED = TOKENS | {"mode": "masked", "sampling": TokenTransformerSampling(steps=3)}
+LEVELS = (4, 5, 3)
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
 
@@ -70,6 +76,11 @@ INSTANCES = {
     "tgan-paper": Instance("tgan", TGAN),
     "tgan-paper-labels": Instance("tgan", TGAN, labels=True),
     "tgan-modern-labels": Instance("tgan", TGAN | PENALISED | {"clip_every": 0}, labels=True),
+    "token-transformer": Instance("token-transformer", TOKENS, frames=9, levels=LEVELS),
+    "token-transformer-labels": Instance("token-transformer", TOKENS, labels=True, frames=9, levels=LEVELS),
+    "token-transformer-text": Instance("token-transformer", TOKENS | {"text": 12}, frames=9, levels=LEVELS),
+    "token-transformer-masked": Instance("token-transformer", MASKED, frames=9, levels=LEVELS),
+    "token-transformer-masked-labels": Instance("token-transformer", MASKED, labels=True, frames=9, levels=LEVELS),
     "vgan-paper": Instance("vgan", VGAN),
     "vgan-modern": Instance("vgan", VGAN | PENALISED),
     "video-vae": Instance("video-vae", VAE | {"time": 1}),
@@ -104,7 +115,9 @@ class Unlabelled(ShapeMotion):
 def untrained(instance: Instance, run: Run) -> Trainer:
     config = config_class(instance.family)(**instance.settings)
     source = (ShapeMotion if instance.labels else Unlabelled)(instance.frames, height=16, width=32)
-    return Trainer(Experiment(config, train=TrainConfig(batch=CLIPS, lr=1e-3)), source, run)
+    trainer = Trainer(Experiment(config, train=TrainConfig(batch=CLIPS, lr=1e-3)), source, run)
+    trainer.begin()
+    return trainer
 
 
 def clip(family: Family, run: Run, noise: Noise, frames: int = 8, given: Conditions = Conditions()) -> Tensor:
@@ -120,8 +133,11 @@ def parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module", params=INSTANCES)
-def instance(request: pytest.FixtureRequest) -> Instance:
-    return INSTANCES[request.param]
+def instance(request: pytest.FixtureRequest, tiny_codec: Callable[..., str]) -> Instance:
+    found = INSTANCES[request.param]
+    if found.levels is None:
+        return found
+    return replace(found, settings=found.settings | {"codec": tiny_codec(found.levels)})
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)

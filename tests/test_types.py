@@ -15,10 +15,12 @@ def test_a_clip_has_the_same_noise_alone_and_in_a_batch(shape: tuple[int, ...]) 
     together = Noise((5, 6, 7))
     for stream in ("content", "motion"):
         normal, integers = together.normal(stream, *shape), together.integers(stream, 1000, *shape)
+        uniform = together.uniform(stream, *shape)
         for index, seed in enumerate(together.seeds):
             alone = Noise((seed,))
             torch.testing.assert_close(alone.normal(stream, *shape)[0], normal[index], rtol=0, atol=0)
             torch.testing.assert_close(alone.integers(stream, 1000, *shape)[0], integers[index], rtol=0, atol=0)
+            torch.testing.assert_close(alone.uniform(stream, *shape)[0], uniform[index], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -29,6 +31,8 @@ def test_chunks_are_the_whole(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(torch.cat(normal, 1), whole.normal("motion", *shape), rtol=0, atol=0)
     integers = [parts.integers("other", 9, length, *shape[1:]) for length in lengths]
     torch.testing.assert_close(torch.cat(integers, 1), whole.integers("other", 9, *shape), rtol=0, atol=0)
+    uniform = [parts.uniform("third", length, *shape[1:]) for length in lengths]
+    torch.testing.assert_close(torch.cat(uniform, 1), whole.uniform("third", *shape), rtol=0, atol=0)
 
 
 def test_streams_do_not_touch_each_other() -> None:
@@ -67,6 +71,14 @@ def test_normal_noise_is_standard_normal() -> None:
     assert (values.std() - 1).abs() < 0.02
     flat = values.flatten(1)
     assert (torch.corrcoef(flat) - torch.eye(64)).abs().max() < 0.2  # seeds that are neighbours are strangers
+
+
+def test_uniform_noise_is_uniform() -> None:
+    values = Noise(tuple(range(64))).uniform("x", 100)
+    assert values.dtype == torch.float32
+    assert values.min() >= 0 and values.max() < 1
+    shares = (values.flatten() * 5).long().bincount(minlength=5) / values.numel()
+    assert (shares - 0.2).abs().max() < 0.03
 
 
 def test_integers_are_uniform() -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": ("sample", "make clips with a trained model"),
     "evaluate": ("evaluate", "measure clips, generated or real"),
     "anomalies": ("anomalies", "score how unexpected each frame of a video is, and mark it"),
+    "caption": ("caption", "say what clips show"),
     "data check": ("data", "say what is in a folder of clips, and show what training would see"),
 }
 

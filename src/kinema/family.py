@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from kinema.nn.known import filled
 from kinema.types import Batch, Conditions, Noise
 
-__all__ = ["Codec", "Facts", "Family", "FamilyConfig", "Scoring", "Turn"]
+__all__ = ["Captioning", "Codec", "Facts", "Family", "FamilyConfig", "Scoring", "Turn"]
+
+CHUNK = 16  # latents in time that given frames are coded in
 
 Config = TypeVar("Config", bound="FamilyConfig")
 
@@ -79,7 +83,7 @@ class FamilyConfig(ABC):
 class Family(nn.Module, ABC):
     """A video generation model with all the players that train it."""
 
-    accepts: ClassVar[frozenset[str]]  # the fields of Conditions that it can use
+    accepts: frozenset[str]  # the fields of Conditions that it can use
     streams: frozenset[str]  # the streams of Noise that it draws from
     past: int = 0  # the first frames that training gives it; above 0, sampling must give some
     generator: nn.Module  # all that sampling needs: what the moving average follows and what export holds
@@ -162,6 +166,21 @@ class Codec(Family):
             copies = [waiting[:, -1:]] * (self.time - waiting.shape[1])
             yield self.encode(torch.cat([waiting, *copies], 1), state)[0]
 
+    def given(
+        self, known: Float[Tensor, "B t 3 H W"], mask: Bool[Tensor, "B t 1 H W"]
+    ) -> tuple[Float[Tensor, "B L C h w"], Bool[Tensor, "B L h w"]]:
+        """The latents of videos of which `known` is given where `mask` is true, t at least 1, and which are given.
+
+        A latent is given where all the pixels of all the frames that it stands for are; what is not given is filled in
+        with what is known of its place at other times, as a latent knows its surroundings too.
+        """
+        latents = torch.cat(list(self.encoded(filled(known, mask).split(CHUNK * self.time, 1))), 1)
+        whole = mask.new_zeros(len(mask), latents.shape[1] * self.time, *mask.shape[2:])
+        whole[:, : self.time] = mask[:, :1]  # the first frame is a group of its own
+        whole[:, self.time : self.time + mask.shape[1] - 1] = mask[:, 1:]
+        sizes = {"t": self.time, "p": self.space, "q": self.space}
+        return latents, rearrange(whole, "b (l t) 1 (h p) (w q) -> b l h w (t p q)", **sizes).all(-1)
+
     def decoded(self, latents: Iterable[Tensor], frames: int) -> Iterator[Float[Tensor, "B t 3 H W"]]:
         """Yield the `frames` frames of videos whose latents come in chunks [B, l, C, h, w]; what fills up is cut."""
         state = None
@@ -177,4 +196,13 @@ class Scoring(Protocol):
 
     def surprise(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield scores [B, t] of each chunk [B, t, 3, H, W] of the same videos; NaN where a frame has none."""
+        ...
+
+
+@runtime_checkable
+class Captioning(Protocol):
+    """A family that can say what videos show."""
+
+    def caption(self, frames: Tensor) -> tuple[str, ...]:
+        """A caption for each of the clips [B, T, 3, H, W] in [-1, 1]; raises ValueError where it learned none."""
         ...

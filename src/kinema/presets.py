@@ -9,6 +9,7 @@ from kinema.families.latent_dit import LatentDiTConfig
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.svg_lp import SVGLPConfig
 from kinema.families.tgan import TGANConfig
+from kinema.families.token_transformer import TokenTransformerConfig
 from kinema.families.vgan import VGANConfig
 from kinema.families.video_vae import VideoVAEConfig
 from kinema.train import Experiment, TrainConfig
@@ -84,6 +85,21 @@ def tgan_cpu() -> Experiment:
     return Experiment(family, DataConfig(), TrainConfig(batch=16, average=0.998))
 
 
+def token_transformer_cpu() -> Experiment:
+    """For a laptop, with --family.codec RUN: 17 frames of 64x64 as 320 tokens, one by one, 6.6M weights."""
+    return _tokens(TokenTransformerConfig())
+
+
+def token_transformer_masked() -> Experiment:
+    """The same, but all tokens of a clip in 12 steps."""
+    return _tokens(TokenTransformerConfig(mode="masked"))
+
+
+def _tokens(family: TokenTransformerConfig) -> Experiment:
+    train = TrainConfig(batch=16, lr=5e-4, betas=(0.9, 0.95), clip_norm=1.0, average=0.998)
+    return Experiment(family, DataConfig(frames=17), train)
+
+
 def vgan_paper() -> Experiment:
     """The authors' network and recipe: 64x64, 32 frames, 64 clips a step."""
     return Experiment(VGANConfig(), DataConfig(frames=32), TrainConfig(batch=64, average=0.0))
@@ -108,6 +124,7 @@ PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
     "tgan": {"cpu": tgan_cpu, "paper": tgan_paper},
+    "token-transformer": {"cpu": token_transformer_cpu, "masked": token_transformer_masked},
     "vgan": {"cpu": vgan_cpu, "paper": vgan_paper},
     "video-vae": {"cpu": video_vae_cpu},
 }

@@ -15,12 +15,23 @@ from torch import Tensor
 
 from kinema import checkpoint
 from kinema.data.write import from_uint8, to_uint8
-from kinema.family import Facts, Family, Scoring
+from kinema.family import Captioning, Facts, Family, Scoring
 from kinema.run import Run, channels_last, start
 from kinema.train import Experiment
 from kinema.types import Conditions, Noise
 
-__all__ = ["Model", "load", "score", "stream"]
+__all__ = ["Model", "caption", "load", "score", "stream"]
+
+
+def caption(family: Family, run: Run, frames: Float[Tensor, "B T 3 H W"]) -> tuple[str, ...]:
+    """What clips in [-1, 1], of as many frames as in training, show; raises ValueError if the family cannot tell."""
+    if not isinstance(family, Captioning):
+        raise ValueError(
+            f"{type(family).__name__} writes no captions: train a family that does, such as token-transformer with "
+            "--family.text 64"
+        )
+    with torch.inference_mode(), run.autocast():
+        return family.eval().caption(frames.to(run.device))
 
 
 def score(family: Family, run: Run, chunks: Iterable[Tensor]) -> Iterator[Float[Tensor, "B t"]]:

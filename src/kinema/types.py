@@ -101,6 +101,10 @@ class Noise:
         drawn = [torch.randn(rows, generator=g)[:, :wanted].reshape(shape) for g in self._of(stream)]
         return torch.stack(drawn).to(device)
 
+    def uniform(self, stream: str, *shape: int, device: torch.device | None = None) -> Tensor:
+        """Uniform values [B, *shape] in [0, 1), float32, the next of `stream`."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self._of(stream)]).to(device)
+
     def integers(self, stream: str, high: int, *shape: int, device: torch.device | None = None) -> Tensor:
         """Uniform integers [B, *shape] in [0, high), int64, the next of `stream`."""
         return torch.stack([torch.randint(high, shape, generator=g) for g in self._of(stream)]).to(device)

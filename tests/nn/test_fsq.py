@@ -72,3 +72,11 @@ def test_arithmetic_is_float32() -> None:
 def test_too_few_levels_are_refused(levels: list[int]) -> None:
     with pytest.raises(ValueError, match="3 or more"):
         FSQ(levels)
+
+
+def test_digits_are_the_levels_of_the_channels() -> None:
+    levels = (4, 5, 3)
+    tokens = torch.arange(prod(levels))
+    digits = FSQ(levels).digits(tokens)
+    assert digits.shape == (60, 3) and digits.amax(0).tolist() == [3, 4, 2]
+    assert torch.equal(digits @ torch.tensor([1, 4, 20]), tokens)

@@ -13,6 +13,7 @@ FAMILIES = {
     "mocogan": "kinema.families.mocogan:MoCoGANConfig",
     "svg-lp": "kinema.families.svg_lp:SVGLPConfig",
     "tgan": "kinema.families.tgan:TGANConfig",
+    "token-transformer": "kinema.families.token_transformer:TokenTransformerConfig",
     "vgan": "kinema.families.vgan:VGANConfig",
     "video-vae": "kinema.families.video_vae:VideoVAEConfig",
 }

@@ -43,7 +43,7 @@ from kinema.flow import (
     trailing,
     weight,
 )
-from kinema.nn.known import held_before, known_anywhere
+from kinema.nn.known import known_pixels
 from kinema.nn.labels import labels
 from kinema.nn.rotary import grid
 from kinema.nn.transformer import AttentionKind, Transformer
@@ -53,7 +53,6 @@ __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
 WAVES = 128  # frequencies that a time is told in
 INSIDE = 0.25  # of training steps without the latent of a clip's first frame
-CHUNK = 4  # groups of frames that are encoded at a time
 NOISIEST = 0.3  # time up to which given frames are noised in training, half of the clips'
 
 
@@ -325,16 +324,18 @@ class LatentDiT(Family):
 
     def _given(self, given: Conditions, clips: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The latents of what is given [B, length, C, h, w], and where it is [B, length, 1, h, w]."""
-        space, time = (1, 1) if self.codec is None else (self.codec.space, self.codec.time)
-        pixels, mask = known_anywhere("LatentDiT", given, clips, 1 + (length - 1) * time, self.height, self.width)
-        pixels, mask = pixels.to(device), mask.to(device)
+        known, mask = known_pixels("LatentDiT", given, clips, self.height, self.width)
+        known, mask = known.to(device), mask.to(device)
         if self.codec is None:
-            return pixels, mask
-        chunks = held_before(pixels, mask).split(1 + CHUNK * time, 1)
-        latents = torch.cat([x.float() for x in self.codec.encoded(chunks)], 1)
-        groups = torch.cat([mask[:, :1].expand(-1, time, -1, -1, -1), mask[:, 1:]], 1)
-        cells = rearrange(groups, "b (l t) c (h p) (w q) -> b l c h w (t p q)", t=time, p=space, q=space)
-        return latents, cells.all(-1)
+            x0, cells = torch.where(mask, known, 0), mask
+        elif mask.shape[1]:
+            x0, cells = self.codec.given(known, mask)
+            cells = cells[:, :, None]
+        else:
+            height, width = self.height // self.codec.space, self.width // self.codec.space
+            x0, cells = known.new_zeros(clips, 0, self.codec.channels, height, width), mask.new_zeros(clips, 0)
+            cells = cells[..., None, None, None].expand(-1, -1, 1, height, width)
+        return _lengthened(x0[:, :length].float(), length), _lengthened(cells[:, :length], length)
 
     def _windows(self, given: Tensor, known: Tensor, label: Tensor, noise: Noise) -> Iterator[Tensor]:
         """Yield the latents of a clip, a window's new ones at a time; all but the first go on from the one before."""

@@ -57,3 +57,7 @@ class FSQ(nn.Module):
         """The codes that have these numbers."""
         middle = self.counts // 2
         return (tokens[..., None, :, :] // self.strides % self.counts - middle) / middle
+
+    def digits(self, tokens: Int64[Tensor, "*N"]) -> Int64[Tensor, "*N C"]:
+        """The level of each channel, counted from 0."""
+        return tokens[..., None] // self.strides.flatten() % self.counts.flatten()
