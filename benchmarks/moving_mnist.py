@@ -1,20 +1,27 @@
-"""Predicting Moving MNIST: SVG-LP and its deterministic baseline against repeating the last frame.
+"""Predicting Moving MNIST: SVG-LP, its deterministic baseline and other models against repeating the last frame.
 
     python benchmarks/moving_mnist.py --digits FOLDER --minutes 60 --out runs/moving-mnist
+    python benchmarks/moving_mnist.py --digits FOLDER --minutes 60 --given 10 --predicted 10 --out runs/moving-mnist-10
+    python benchmarks/moving_mnist.py --digits FOLDER --families --runs mine=runs/mine --out runs/moving-mnist
 
-FOLDER holds MNIST's t10k-images-idx3-ubyte.gz: digits 0 to 7,999 are trained on, 8,000 to 9,999 held out. Both models
-are trained for so many minutes each; the same command goes on where an earlier one stopped, and only measures where
-nothing is left to train.
+FOLDER holds MNIST's t10k-images-idx3-ubyte.gz: digits 0 to 7,999 are trained on, 8,000 to 9,999 held out. Every family
+is trained for so many minutes; the same command goes on where an earlier one stopped, and only measures where nothing
+is left to train. Runs that exist join by --runs, whatever they were trained on, if their frames are of 64x64 pixels.
 
 The clips are those of Denton and Fergus 2018 (arXiv 1802.07687, section 4.1; the repository edenton/svg,
 data/moving_mnist.py): two digits of 32x32 pixels move over 64x64 at up to 4 pixels a frame each way; at a wall a digit
 takes a new random velocity away from it. Between walls nothing is random.
 
-Measured are held-out clips: 5 frames given, 25 predicted (10 were trained). For each clip SVG-LP draws many futures and
-the one with the best mean PSNR, or SSIM, over the frames counts, as in the paper; one future taken blindly is shown
-too. PSNR and SSIM are those of metrics/paired.py on pixels in [0, 1]; the paper's are on a scale of its own (its code
-leaves the range of pixels to the library, which takes 2 for it), so compare here, not with its figures. Intervals
-are bootstrapped over clips. Out come a table, curves.csv, psnr.png, ssim.png and futures.png under --out.
+Measured are held-out clips: 5 frames given, 25 predicted (10 were trained), or as --given and --predicted say. Training
+clips have 10 frames more than are given; --set FAMILY.data.frames=21 says otherwise for a family that needs it. A model
+that draws noise makes many futures of each clip, and the one with the best mean of a metric over the frames counts, as
+in the paper; one future taken blindly is shown too. PSNR and SSIM are those of metrics/paired.py on pixels in [0, 1];
+the paper's are on a scale of its own (its code leaves the range of pixels to the library, which takes 2 for it), so
+compare here, not with its figures. MSE is the squared error of pixels in [0, 1], summed over a frame. Intervals are
+bootstrapped over clips. Out come a table, curves.csv, a plot of each metric and futures.png under --out.
+
+What else a mask can say is shown on sheets of held-out clips as long as training's, NAME-interpolation.png (two frames
+at each end are given) and NAME-in-painting.png (all but a square in the middle), for the models that can do it.
 """
 
 from __future__ import annotations
@@ -34,6 +41,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from runs import add_models, experiments, named, refuse_models, trained
 from torch import Tensor
 
 from kinema import run
@@ -44,19 +52,27 @@ from kinema.data.write import contact_sheet, to_uint8
 from kinema.family import Facts
 from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.paired import psnr, ssim
-from kinema.presets import PRESETS, preset
 from kinema.sample import Model, load, stream
-from kinema.train import train
+from kinema.train import Experiment
 from kinema.types import Batch, Conditions, Noise
-from kinema.watch import Watcher
 
 DIGITS, HELD_OUT = "t10k-images-idx3-ubyte.gz", 2_000
 SIDE, DIGIT, FASTEST = 64, 32, 4  # pixels; the last a frame
 GIVEN, TRAINED, PREDICTED = 5, 10, 25  # frames
-SHOWN = 4  # clips on the sheet
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"PSNR": psnr, "SSIM": ssim}
+ENDS, HIDDEN = 2, 32  # frames given at each end to interpolate, and pixels of the square that is to be painted
+AT_ONCE = 50  # futures in memory
+SHOWN = 4  # clips on a sheet
 
 Curves = dict[str, dict[str, Tensor]]  # by method and metric [clips, predicted frames]
+
+
+def frame_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """The squared error of pixels in [0, 1], summed over each frame, as tables of Moving MNIST have it."""
+    return ((predicted - truth) / 2).square().sum((-3, -2, -1))
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"PSNR": psnr, "SSIM": ssim, "MSE": frame_error}
+DECIMALS = {"PSNR": 2, "SSIM": 3, "MSE": 1}
 
 
 class MovingMNIST:
@@ -111,98 +127,165 @@ def read_digits(folder: Path) -> UInt8[np.ndarray, "N 32 32"]:
     return np.stack([np.asarray(Image.fromarray(d).resize((DIGIT, DIGIT), Image.Resampling.BILINEAR)) for d in digits])
 
 
-def trained(latent: int | None, out: Path, digits: np.ndarray, arguments: argparse.Namespace) -> Model:
-    """A model that has been trained for as long as was asked."""
-    settings = {} if latent is None else {"latent": latent}
-    experiment = preset("svg-lp", arguments.preset).changed(
-        family={"past": GIVEN, **settings},
-        data={"source": "moving-mnist", "frames": GIVEN + TRAINED},
-        train={"minutes": arguments.minutes},
-    )
-    source, place = MovingMNIST(digits, GIVEN + TRAINED), run.start()
-    with Watcher(out, experiment.train) as watch:
-        train(experiment, out, source=source, run=place, resume=any(out.glob("step-*")), watch=watch)
-    return load(out, place)
+def models_of(digits: np.ndarray, chosen: dict[str, Experiment], arguments: argparse.Namespace) -> dict[str, Model]:
+    """The models by name, trained for as long as was asked where they are to be."""
+    models = {}
+    for family, experiment in chosen.items():
+        source = MovingMNIST(digits, experiment.data.frames)
+        if hasattr(experiment.family, "past"):
+            experiment = experiment.changed(family={"past": arguments.given})
+        if not {"known", "mask"} <= experiment.family.fitted(source.facts).build().accepts:
+            print(f"{family} is left out: it cannot be given frames", file=sys.stderr)
+            continue
+        models[family] = trained(experiment, arguments.out / family, source)
+        if family == "svg-lp":
+            baseline = experiment.changed(family={"latent": 0})
+            models["deterministic"] = trained(baseline, arguments.out / "deterministic", source)
+    return models | {name: load(path, run.start()) for name, path in named(arguments).items()}
 
 
-def futures(model: Model, truth: Tensor, count: int) -> Tensor:
-    """What a model expects after the first frames of one clip [T, 1, H, W], count times: [count, 25, 1, H, W]."""
-    known = truth[None, :GIVEN].expand(count, -1, 3, -1, -1)
-    noise = Noise(tuple(range(count)))
-    chunks = stream(model.family, model.run, noise, GIVEN + PREDICTED, Conditions().beginning(known))
-    return torch.cat(list(chunks), 1)[:, GIVEN:, :1].cpu()
+def futures(model: Model, truth: Tensor, count: int, arguments: argparse.Namespace) -> Tensor:
+    """What a model expects after the first frames of a clip [T, 1, H, W], count times: [count, predicted, 1, H, W]."""
+    parts = []
+    for seeds in torch.arange(count).split(AT_ONCE):
+        known = truth[None, : arguments.given].expand(len(seeds), -1, 3, -1, -1)
+        noise, frames = Noise(tuple(seeds.tolist())), arguments.given + arguments.predicted
+        chunks = stream(model.family, model.run, noise, frames, Conditions().beginning(known))
+        parts.append(torch.cat(list(chunks), 1)[:, arguments.given :, :1].cpu())
+    return torch.cat(parts)
 
 
-def measure(stochastic: Model, deterministic: Model, truth: Tensor, count: int) -> tuple[Curves, list[Tensor]]:
-    """The curves of every method over the clips [N, T, 1, H, W], and what the sheet shows of the first."""
-    names = [f"best of {count}", "one future", "deterministic", "last frame"]
-    curves: Curves = {name: {metric: torch.empty(len(truth), PREDICTED) for metric in METRICS} for name in names}
-    sheet = []
+def predicts(name: str, model: Model, truth: Tensor, arguments: argparse.Namespace) -> bool:
+    """Whether a model can do this at all; says why where it cannot."""
+    try:
+        futures(model, truth[0], 1, arguments)
+    except ValueError as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def measure(
+    models: dict[str, Model], truth: Tensor, arguments: argparse.Namespace
+) -> tuple[Curves, list[tuple[str, Tensor]]]:
+    """The curves of every method over the clips [N, T, 1, H, W], and the rows of the sheet of the first."""
+    curves: Curves = {}
+    sheet: list[tuple[str, Tensor]] = []
+
+    def keep(method: str, metric: str, index: int, values: Tensor) -> None:
+        every = curves.setdefault(method, {})
+        every.setdefault(metric, torch.empty(len(truth), arguments.predicted))[index] = values
+
     for index, clip in enumerate(truth):
-        drawn, fixed = futures(stochastic, clip, count), futures(deterministic, clip, 1)
-        real, still = clip[GIVEN:], clip[GIVEN - 1].expand(PREDICTED, -1, -1, -1)
-        best = drawn[:1]
+        before, real = clip[: arguments.given], clip[arguments.given :]
+        rows = [("real", real)]
+        for name, model in models.items():
+            drawn = futures(model, clip, arguments.futures if model.family.streams else 1, arguments)
+            for metric, of in METRICS.items():
+                each = of(drawn, real.expand_as(drawn))  # [count, predicted]
+                quality = -each.mean(1) if metric == "MSE" else each.mean(1)
+                best = int(quality.argmax())
+                if len(drawn) == 1:
+                    keep(name, metric, index, each[0])
+                    continue
+                keep(f"{name}, best of {len(drawn)}", metric, index, each[best])
+                keep(f"{name}, one future", metric, index, each[0])
+                if metric == "SSIM":
+                    rows.append((f"{name}, best", drawn[best]))
+            rows += [(name, future) for future in drawn[:2]]
         for metric, of in METRICS.items():
-            each = of(drawn, real.expand_as(drawn))  # [count, 25]
-            first = int(each.mean(1).argmax())
-            best = drawn[first, None] if metric == "SSIM" else best
-            for name, values in zip(names, (each[first], each[0], of(fixed[0], real), of(still, real)), strict=True):
-                curves[name][metric][index] = values
+            keep("last frame", metric, index, of(before[-1].expand_as(real), real))
         if index < SHOWN:
-            sheet += [torch.cat([clip[:GIVEN], part]) for part in (real, best[0], *drawn[:2], fixed[0])]
+            sheet += [(name, torch.cat([before, part])) for name, part in rows]
         print(f"\rmeasured {index + 1} of {len(truth)} clips", end="", file=sys.stderr)
     print(file=sys.stderr)
     return curves, sheet
 
 
+def masks(frames: int) -> dict[str, Tensor]:
+    """What else may be given of a clip [T, 1, H, W], by the task that it makes."""
+    ends, around = (torch.full((frames, 1, SIDE, SIDE), given) for given in (False, True))
+    ends[:ENDS] = ends[-ENDS:] = True
+    hidden = slice((SIDE - HIDDEN) // 2, (SIDE + HIDDEN) // 2)
+    around[:, :, hidden, hidden] = False
+    return {"interpolation": ends, "in-painting": around}
+
+
+def show_masks(name: str, model: Model, digits: np.ndarray, out: Path) -> None:
+    """Write a sheet of each task that a model can do; says which it cannot."""
+    frames = model.facts.frames
+    truth = MovingMNIST(digits, frames).batch(0, SHOWN, seed=1).frames
+    for task, mask in masks(frames).items():
+        every = mask.expand(SHOWN, -1, -1, -1, -1)
+        given = torch.where(every, truth, 0.0)  # grey where it is to be made
+        try:
+            chunks = stream(
+                model.family, model.run, Noise(tuple(range(SHOWN))), frames, Conditions(known=given, mask=every)
+            )
+            made = torch.cat(list(chunks), 1).cpu()
+        except ValueError as error:
+            print(f"{name}: no {task}: {error}", file=sys.stderr)
+            continue
+        rows = torch.stack([given, made, truth], 1).flatten(0, 1)
+        labels = ["given", "made", "truth"] * SHOWN
+        write_sheet(out / f"{name}-{task}.png", contact_sheet(to_uint8(rows), columns=15, labels=labels))
+
+
 def main() -> None:
-    """Train both models, measure them, print the table and write the curves."""
+    """Train the models, measure them, print the table and write the curves and the sheets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--digits", type=Path, required=True, metavar="FOLDER", help=f"with {DIGITS}")
-    parser.add_argument("--out", type=Path, required=True, help="for the two runs and what is measured")
-    parser.add_argument("--minutes", type=float, required=True, help="of training for each model, in all")
-    parser.add_argument("--preset", choices=PRESETS["svg-lp"], default="cpu", help="%(default)s if not given")
+    parser.add_argument("--out", type=Path, required=True, help="for the runs and what is measured")
+    add_models(parser, ["svg-lp"])
+    parser.add_argument("--given", type=int, default=GIVEN, help="first frames (%(default)s)")
+    parser.add_argument("--predicted", type=int, default=PREDICTED, help="frames after them (%(default)s)")
     parser.add_argument("--clips", type=int, default=100, help="held-out clips measured (%(default)s)")
     parser.add_argument("--futures", type=int, default=100, help="drawn for each clip (%(default)s)")
     arguments = parser.parse_args()
-    if arguments.clips < 2 or arguments.futures < 1 or arguments.minutes <= 0:
-        parser.error("--clips must be at least 2, --futures at least 1 and --minutes more than 0")
+    refuse_models(parser, arguments)
+    if arguments.clips < 2 or min(arguments.futures, arguments.given, arguments.predicted) < 1:
+        parser.error("--clips must be at least 2, --futures, --given and --predicted at least 1")
+    size = {"frames": arguments.given + TRAINED, "height": SIDE, "width": SIDE}
+    chosen = experiments(parser, arguments, source="moving-mnist", **size)
 
     run.keep_freed_memory()
     digits, out = read_digits(arguments.digits), arguments.out
     seen, held_out = digits[:-HELD_OUT], digits[-HELD_OUT:]
-    stochastic = trained(None, out / "svg-lp", seen, arguments)
-    deterministic = trained(0, out / "deterministic", seen, arguments)
-    truth = MovingMNIST(held_out, GIVEN + PREDICTED).batch(0, arguments.clips, seed=0).frames[:, :, :1]
-    curves, sheet = measure(stochastic, deterministic, truth, arguments.futures)
+    source = MovingMNIST(held_out, arguments.given + arguments.predicted)
+    truth = source.batch(0, arguments.clips, seed=0).frames[:, :, :1]
+    models = models_of(seen, chosen, arguments)
+    models = {name: model for name, model in models.items() if predicts(name, model, truth, arguments)}
+    curves, sheet = measure(models, truth, arguments)
 
-    frame = np.arange(1, PREDICTED + 1)
+    frame = np.arange(1, arguments.predicted + 1)
     for metric in METRICS:
         unit = "PSNR, dB" if metric == "PSNR" else metric
         lines = {name: (frame, values[metric].mean(0).numpy()) for name, values in curves.items()}
         write_sheet(out / f"{metric.lower()}.png", plot(lines, title=unit, x="frame after those given"))
-    rows = ["real", "best", "a future", "another", "determin."] * min(SHOWN, arguments.clips)
-    pixels = to_uint8(torch.stack(sheet).expand(-1, -1, 3, -1, -1))
-    write_sheet(out / "futures.png", contact_sheet(pixels, columns=15, labels=rows))
+    names, rows = zip(*sheet, strict=True)
+    pixels = to_uint8(torch.stack(rows).expand(-1, -1, 3, -1, -1))
+    write_sheet(out / "futures.png", contact_sheet(pixels, columns=15, labels=names))
+    for name, model in models.items():
+        show_masks(name, model, held_out, out)
     with (out / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "metric", *(f"frame {k}" for k in frame)])
         for name, values in curves.items():
             for metric, each in values.items():
                 writer.writerow([name, metric, *(f"{v:.4f}" for v in each.mean(0).tolist())])
-    Console(width=120).print(_table(curves, arguments))
+    Console(width=140).print(_table(curves, arguments))
 
 
 def _table(curves: Curves, arguments: argparse.Namespace) -> Table:
-    places = (1, 5, 10, 15, 20, 25)
-    table = Table(
-        title=f"{arguments.clips} held-out clips, {GIVEN} frames given, {PREDICTED} predicted; preset "
-        f"{arguments.preset}, {arguments.minutes:g} minutes of training each",
-    )
+    last = arguments.predicted
+    places = [1, *range(5, last, 5), last] if last > 1 else [1]
+    title = f"{arguments.clips} held-out clips, {arguments.given} frames given, {last} predicted"
+    if arguments.families:
+        title += f"; preset {arguments.preset}, {arguments.minutes:g} minutes of training each"
+    table = Table(title=title)
     for header in ("method", "metric", "mean", "95 %", *(f"frame {k}" for k in places)):
         table.add_column(header, justify="left" if header in ("method", "metric") else "right")
-    for metric in METRICS:
-        digits = 2 if metric == "PSNR" else 3
+    for metric, digits in DECIMALS.items():
         for name, values in curves.items():
             mean, low, high = (f"{v:.{digits}f}" for v in mean_interval(values[metric].mean(1)))
             at = [f"{values[metric][:, k - 1].mean():.{digits}f}" for k in places]

@@ -29,7 +29,8 @@ import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.table import Table
-from runs import given_of
+from runs import made
+from torch import Tensor
 
 from kinema import run
 from kinema.commands.reading import open_and_report
@@ -40,11 +41,10 @@ from kinema.data.plot import plot
 from kinema.data.write import contact_sheet, to_uint8
 from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.drift import Drift, drift, each_second
-from kinema.sample import Model, load, stream
-from kinema.types import Batch, Noise
+from kinema.sample import Model, load
+from kinema.types import Batch
 
 REAL = 1_000  # the seed of real clips; training's is 0
-AT_ONCE = 8  # clips in memory
 SHOWN, COLUMNS = 3, 16  # clips of each way on the sheet, and frames of each
 CURVES = ("sharpness", "colour", "saturation", "motion")
 
@@ -52,18 +52,13 @@ CURVES = ("sharpness", "colour", "saturation", "motion")
 def rolled_out(model: Model, real: Batch, frames: int) -> tuple[Drift, UInt8[np.ndarray, "S C H W 3"]]:
     """The curves of a clip for each real one, and the frames of the first that the sheet shows."""
     found, shown = [], []
-    for first in range(0, len(real.frames), AT_ONCE):
-        part = Batch(real.frames[first : first + AT_ONCE], real.given[first : first + AT_ONCE])
-        noise = Noise(tuple(range(first, first + len(part.frames))))
-        chunks = stream(model.family, model.run, noise, frames, given_of(part, model.family))
-        found.append(drift(_kept(chunks, frames, shown if first == 0 else [])))
+    for chunks in made(model, real, frames):
+        found.append(drift(_kept(chunks, frames, [] if found else shown)))
     curves = [torch.cat([getattr(one, name) for one in found]) for name in Drift.__dataclass_fields__]
     return Drift(*curves), np.stack(shown, 1)
 
 
-def _kept(
-    chunks: Iterator[torch.Tensor], frames: int, shown: list[np.ndarray]
-) -> Iterator[UInt8[np.ndarray, "N t H W 3"]]:
+def _kept(chunks: Iterator[Tensor], frames: int, shown: list[np.ndarray]) -> Iterator[UInt8[np.ndarray, "N t H W 3"]]:
     """Yield the chunks as bytes; those frames that the sheet shows gather in `shown`."""
     wanted, done = set(np.linspace(0, frames - 1, COLUMNS).round().astype(int)), 0
     for chunk in map(to_uint8, chunks):

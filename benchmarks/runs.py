@@ -2,19 +2,83 @@
 
 from __future__ import annotations
 
+import argparse
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from kinema import run
+from kinema.config import assigned
 from kinema.data.clips import Source
 from kinema.family import Family
-from kinema.sample import Model, load
+from kinema.presets import PRESETS, preset
+from kinema.sample import Model, load, stream
 from kinema.train import Experiment, train
-from kinema.types import Batch, Conditions
+from kinema.types import Batch, Conditions, Noise
 from kinema.watch import Watcher
+
+AT_ONCE = 8  # clips in memory
+PARTS = ("family", "data", "train")  # of an experiment
+
+
+def add_models(parser: argparse.ArgumentParser, families: Sequence[str]) -> None:
+    """Add the flags that say which models there are: families to train, and runs that exist."""
+    add = parser.add_argument
+    add("--families", nargs="*", choices=PRESETS, default=list(families), help="to train (%(default)s)")
+    add("--minutes", type=float, help="of training for each family, in all")
+    add("--preset", default="cpu", help="of each family (%(default)s)")
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="FAMILY.NAME=VALUE",
+        help="such as vgan.family.ngf=16 vgan.train.lr=0.01",
+    )
+    add("--runs", nargs="+", default=[], metavar="NAME=PATH", help="runs that exist, measured beside them")
+
+
+def refuse_models(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End with an error where the flags of `add_models` do not fit together."""
+    if not arguments.families and not arguments.runs:
+        parser.error("there is no model: name --families to train, or --runs that exist")
+    if arguments.families and (arguments.minutes is None or arguments.minutes <= 0):
+        parser.error("--minutes must be given, and more than 0, where there are families to train")
+    if wrong := [word for word in arguments.set if word.split(".")[0] not in arguments.families]:
+        parser.error(f"--set {wrong[0]} is of no family that is trained here")
+    if wrong := [word for word in arguments.set if word.partition(".")[2].partition(".")[0] not in PARTS]:
+        parser.error(f"--set {wrong[0]}: after the family comes one of {', '.join(PARTS)}")
+    if wrong := [word for word in arguments.runs if not all(word.partition("="))]:
+        parser.error(f"--runs {wrong[0]} does not name a run: write it as name=path")
+    if missing := [word for word in arguments.runs if not Path(word.partition("=")[2]).exists()]:
+        parser.error(f"--runs {missing[0]}: there is nothing")
+
+
+def named(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The runs that exist, by name."""
+    return {name: Path(path) for name, _, path in (word.partition("=") for word in arguments.runs)}
+
+
+def experiments(parser: argparse.ArgumentParser, arguments: argparse.Namespace, **data: Any) -> dict[str, Experiment]:
+    """How each family is trained for as long as was asked: its preset on these data, and what --set says."""
+    found = {}
+    for family in arguments.families:
+        words = [word.removeprefix(f"{family}.") for word in arguments.set if word.startswith(f"{family}.")]
+        try:
+            chosen = preset(family, arguments.preset).changed(data=data, train={"minutes": arguments.minutes})
+            for part in PARTS:
+                some = [word.removeprefix(f"{part}.") for word in words if word.startswith(f"{part}.")]
+                changed = assigned(getattr(chosen, part), some, f"--set {family}.{part}")
+                chosen = replace(chosen, **{part: changed})
+        except ValueError as error:
+            parser.error(str(error))
+        found[family] = chosen
+    return found
 
 
 def trained(experiment: Experiment, folder: Path, source: Source | None = None) -> Model:
@@ -25,19 +89,20 @@ def trained(experiment: Experiment, folder: Path, source: Source | None = None) 
     return load(folder, place)
 
 
-def named(words: Sequence[str]) -> dict[str, Path]:
-    """Runs that exist, from words that are `name=path`."""
-    pairs = [word.partition("=") for word in words]
-    if wrong := [word for word, (_, equals, path) in zip(words, pairs, strict=True) if not equals or not path]:
-        raise SystemExit(f"{wrong[0]!r} does not name a run: write it as name=path")
-    return {name: Path(path) for name, _, path in pairs}
-
-
 def given_of(batch: Batch, family: Family) -> Conditions:
     """What real clips give a family: the conditions that it accepts and, if it needs them, their first frames."""
     real = batch.given
     given = Conditions(**{name: getattr(real, name) for name in real.present & family.accepts})
     return given.beginning(batch.frames[:, : family.past]) if family.past else given
+
+
+def made(model: Model, real: Batch, frames: int) -> Iterator[Iterator[Float[Tensor, "B t 3 H W"]]]:
+    """Yield the chunks of a clip for each real one, a few at a time, seeds 0 and on, on what the real ones give."""
+    for first in range(0, len(real.frames), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        part = Batch(real.frames[some], real.given[some])
+        noise = Noise(tuple(range(first, first + len(part.frames))))
+        yield stream(model.family, model.run, noise, frames, given_of(part, model.family))
 
 
 def peak(device: torch.device) -> float:
