@@ -38,6 +38,7 @@ def main(words: Sequence[str]) -> None:
 
     def tell(path: Path) -> None:
         frames = from_uint8(first_frames(model, path, model.facts.frames)[None])
-        print(f"{path}: {caption(model.family, model.run, frames)[0]}", flush=True)
+        (said,) = caption(model.family, model.run, frames)
+        print(f"{path}: {''.join(c if c.isprintable() else ' ' for c in said)}", flush=True)
 
     read_each(arguments.video, tell)

@@ -5,8 +5,7 @@ Clips are the tokens of a trained codec (families/video_vae.py with `levels`), f
 - "autoregressive": each token given those before it, with a cache of keys and values (VideoGPT: Yan et al. 2021, arXiv
   2104.10157, section 3.2). The loss is the exact likelihood.
 - "masked": hidden tokens given the others, drawn in a few steps of which each keeps what it is most confident of
-  (MaskGIT: Chang et al. 2022, arXiv 2202.04200; of video, MAGVIT: Yu et al. 2022, arXiv 2212.05199). The likelihood has
-  a bound, that of orders drawn at random (Hoogeboom et al. 2021, arXiv 2110.02037).
+  (MaskGIT: Chang et al. 2022, arXiv 2202.04200; MAGVIT: Yu et al. 2022, arXiv 2212.05199). The likelihood is bounded.
 
 What a clip is to show comes before it: a caption in bytes of UTF-8, or a first token that says its label.
 Autoregressive models learn half of the clips the other way round, captions after videos, so that they write them too.
@@ -14,9 +13,9 @@ Autoregressive models learn half of the clips the other way round, captions afte
 - A token's embedding is a sum over its channels of one for each level: neighbours are alike from the first step, and
   tokens that are rarely seen share what is known of their levels. The output has a logit for every token, as a sum of
   the channels' would take them to be independent.
-- Longer clips are drawn in windows as long as a training clip. The last frames of one are coded anew as the beginning
-  of the next, because a codec codes a clip's first frame alone: so what goes on looks as it did in training. The
-  decoder goes on from its state, without a seam.
+- Longer clips are drawn in windows as long as a training clip. The last frames of one, half or more of its latents, are
+  coded anew as the beginning of the next: a codec codes a clip's first frame alone, and so the network finds what it
+  knows from training. The decoder goes on from its state, without a seam.
 """
 
 from __future__ import annotations
@@ -103,9 +102,7 @@ class TokenTransformerConfig(FamilyConfig):
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.depth, self.heads) < 1 or self.text < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "token-transformer: hidden, depth and heads must be at least 1, text 0 or more and dropout in [0, 1)"
-            )
+            raise ValueError("token-transformer: hidden, depth, heads are 1 or more, text 0 or more, dropout in [0, 1)")
 
     def fitted(self, facts: Facts) -> TokenTransformerConfig:
         """The configuration for clips of these sizes and classes, with that of the codec, which must make tokens."""
@@ -188,12 +185,10 @@ class Network(nn.Module):
         out = self.transformer(x, self.reading[: x.shape[1]])
         return self.head(out[:, -tokens.shape[1] :]).float()
 
-    def captioned(
-        self, tokens: Int64[Tensor, "B N"], text: Int64[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B N V"], Float[Tensor, "B S-1 W"]]:
-        """The logits of whole videos without a label, and of their captions after them."""
-        label = torch.full_like(text[:, 0], self.label.num_embeddings - 1)
-        x = torch.cat([self.label(label)[:, None], self.embedded(tokens), self.byte(text)], 1)[:, :-1]
+    def captioned(self, tokens: Int64[Tensor, "B N"], text: Int64[Tensor, "B S"]) -> tuple[Tensor, Tensor]:
+        """The logits of whole videos without a label [B, N, V], and of their captions after them [B, S-1, W]."""
+        unlabelled = self.label.weight[-1].expand(len(text), 1, -1)
+        x = torch.cat([unlabelled, self.embedded(tokens), self.byte(text)], 1)[:, :-1]
         out, count = self.transformer(x, self.writing[:-1]), tokens.shape[1]
         return self.head(out[:, :count]).float(), self.spell(out[:, count + 1 :]).float()
 
@@ -208,10 +203,7 @@ class Generator(nn.Module):
 
 
 class TokenTransformer(Family):
-    """A transformer over a codec's tokens; told labels or captions, where it was trained with them.
-
-    An autoregressive one goes on from whole first frames, a masked one fills in whatever is not given.
-    """
+    """A transformer over a codec's tokens, which goes on from first frames, or masked, fills in what is not given."""
 
     streams = frozenset({"tokens"})
 
@@ -223,8 +215,7 @@ class TokenTransformer(Family):
         self.config, self.sampling = config, config.sampling
         self.accepts = frozenset({"known", "mask", "text" if config.text else "label"})
         self.generator = Generator(config)
-        if config.cells[0] == 1:
-            self.longest = config.frames  # there is none to go on from and one to draw
+        self.longest = config.frames if config.cells[0] == 1 else None  # one latent leaves none to go on from
 
     @property
     def codec(self) -> VideoVAE:
@@ -245,14 +236,13 @@ class TokenTransformer(Family):
 
         A masked model's are an estimate of the bound, by the weights of `hide`, and its loss is without them.
         """
-        config, network = self.config, self.generator.network
+        config, network, codec = self.config, self.generator.network, self.codec.eval()
         with torch.no_grad():
-            latents = self.codec.encode(batch.frames)[0] if batch.latents is None else batch.latents
+            latents = codec.encode(batch.frames)[0] if batch.latents is None else batch.latents
         tokens = network.fsq.tokens(latents).flatten(1)  # [B, N]
         if config.text and batch.given.text is None:
             raise ValueError(
-                "token-transformer: it is to read captions, but the clips have none: give each one in metadata.csv, or "
-                "leave --family.text 0"
+                "the clips have no captions to read: give each one in metadata.csv, or make --family.text 0"
             )
         label, text = self._told(batch.given.label if config.categories else None, batch.given.text, len(tokens))
         none, empty = self._told(None, None, len(tokens))
@@ -266,9 +256,7 @@ class TokenTransformer(Family):
             loss = nats(network(tokens, label, told), tokens).mean()
             return loss, {"bits": loss / math.log(2)}
         if len(tokens) < 2:
-            raise ValueError(
-                "token-transformer: every other clip is captioned, so it takes 2 or more: raise --train.batch"
-            )
+            raise ValueError("captions are read in one clip and written in another: raise --train.batch to 2 or more")
         before, after = slice(len(tokens) // 2), slice(len(tokens) // 2, None)
         video, words = network.captioned(tokens[after], text[after])
         drawn = torch.cat([network(tokens[before], label[before], told[before]), video])
@@ -277,10 +265,8 @@ class TokenTransformer(Family):
         of_words = nats(words, text[after, 1:])[counted].mean()
         return of_video + of_words, {"bits": of_video / math.log(2), "caption_bits": of_words / math.log(2)}
 
-    def _told(
-        self, label: Int64[Tensor, " B"] | None, text: Sequence[str] | None, clips: int
-    ) -> tuple[Int64[Tensor, " B"], Int64[Tensor, "B S"]]:
-        """Labels and captions as the network reads them; None says nothing."""
+    def _told(self, label: Tensor | None, text: Sequence[str] | None, clips: int) -> tuple[Tensor, Tensor]:
+        """Labels [B] and captions [B, S] as the network reads them; None says nothing."""
         device, (categories,) = next(self.generator.parameters()).device, self.config.filled("categories")
         label = torch.full((clips,), categories) if label is None else label
         return label.to(device), spelled([""] * clips if text is None else text, self.config.text).to(device)
@@ -298,7 +284,7 @@ class TokenTransformer(Family):
         with self._exact():
             known = self._known(given, len(noise))
         draw = self._one_by_one if self.config.mode == "autoregressive" else self._at_once
-        context = 1 + (length - length // 2 - 1) * codec.time  # frames: half of a window's latents or more
+        context = 1 + (length - length // 2 - 1) * codec.time  # frames
         window, last, begun, state = known[:, :0], torch.empty(0), 0, None
         while True:
             if begun:
@@ -318,19 +304,17 @@ class TokenTransformer(Family):
         """Float32 for all that sampling does: a token that rounding decides would change all those after it."""
         return torch.autocast(next(self.generator.parameters()).device.type, enabled=False)
 
-    def _asked(self, given: Conditions, noise: Noise) -> tuple[Int64[Tensor, " K"], Int64[Tensor, "K S"]]:
+    def _asked(self, given: Conditions, noise: Noise) -> tuple[Tensor, Tensor]:
         """Labels and captions to be drawn; with guidance, those that say nothing after them."""
-        (categories,), config, clips = self.config.filled("categories"), self.config, len(noise)
+        (categories,), clips = self.config.filled("categories"), len(noise)
         if given.text is not None and len(given.text) != clips:
             raise ValueError(f"{len(given.text)} captions for {clips} clips: give one a clip")
         label = labels(given, categories, noise, "tokens", next(self.generator.parameters()).device)
         told = self._told(label, given.text, clips)
         if self.sampling.guidance == 1:
             return told
-        if not config.dropout or not (categories or config.text):
-            raise ValueError(
-                "this model was not trained with labels or captions left out, which guidance needs: make guidance 1"
-            )
+        if not self.config.dropout or not (categories or self.config.text):
+            raise ValueError("guidance needs labels or captions, sometimes left out in training: make it 1")
         label, text = (torch.cat(pair) for pair in zip(told, self._told(None, None, clips), strict=True))
         return label, text
 
@@ -342,10 +326,8 @@ class TokenTransformer(Family):
         if self.config.mode == "autoregressive":
             count = first_known("TokenTransformer", given, clips, *sizes).shape[1]
             if count and (over := (count - 1) % codec.time):
-                raise ValueError(
-                    f"TokenTransformer goes on from 1 frame and groups of {codec.time}, not from {count}: give "
-                    f"{count - over} or {count - over + codec.time}"
-                )
+                fewer, more = count - over, count - over + codec.time
+                raise ValueError(f"{count} frames are not 1 and groups of {codec.time}: give {fewer} or {more}")
             known, mask = known[:, :count], mask[:, :count]
         if not known.shape[1]:
             return torch.empty(clips, 0, height * width, dtype=torch.int64, device=device)
@@ -402,10 +384,7 @@ class TokenTransformer(Family):
         """The captions of clips as long as in training, each byte the likeliest after those before it."""
         config, network = self.config, self.generator.network
         if not config.text or config.mode == "masked":
-            raise ValueError(
-                "this token transformer writes no captions: train one with --family.text 64 and --family.mode "
-                "autoregressive on clips that have captions"
-            )
+            raise ValueError("this model writes no captions: train one in autoregressive mode with --family.text 64")
         if frames.shape[1] != config.frames:
             raise ValueError(f"clips of {frames.shape[1]} frames cannot be read: give {config.frames}, as in training")
         with self._exact():
