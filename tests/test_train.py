@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kinema import checkpoint
+from kinema.families.mocogan import MoCoGAN
 from kinema.run import Run
 from kinema.train import Experiment, Trainer, train
 from kinema.worlds.shape_motion import ShapeMotion
@@ -74,6 +75,25 @@ def test_a_run_is_not_overwritten(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_
 def test_resuming_needs_a_run(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint there"):
         train(tiny(steps=1), tmp_path / "nothing", source=world, run=cpu, resume=True)
+
+
+def test_only_a_new_run_begins(
+    tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def begin(family: MoCoGAN) -> None:
+        begun.append(family)
+        next(family.generator.parameters()).data.fill_(0.5)
+
+    monkeypatch.setattr(MoCoGAN, "begin", begin)
+    trainer = Trainer(tiny(), world, cpu)
+    trainer.begin()
+    for generator in (trainer.family.generator, trainer.average):  # the average too begins there
+        assert (next(generator.parameters()) == 0.5).all()
+    train(tiny(steps=1), tmp_path, source=world, run=cpu)
+    train(tiny(steps=2), tmp_path, source=world, run=cpu, resume=True)
+    assert len(begun) == 2
 
 
 def test_resuming_another_network_is_one_line(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from kinema import checkpoint
+from kinema.families.tgan import TGANConfig
 from kinema.families.video_vae import CHUNK, NARROW, Gaussian, Quantized, VideoVAE, VideoVAEConfig
-from kinema.family import Facts
+from kinema.family import Facts, FamilyConfig
 from kinema.nn.causal import Past
 from kinema.nn.reconstruction import gradient_difference
 from kinema.run import Run
@@ -293,3 +294,37 @@ def test_clips_that_are_no_groups_are_refused() -> None:
 def test_settings_that_make_no_codec_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         VideoVAEConfig(**settings)
+
+
+def saved(config: FamilyConfig, folder: Path) -> dict[str, Tensor]:
+    """The weights of a run that was just begun on clips of 9 frames, 16x32."""
+    trainer = Trainer(Experiment(config), ShapeMotion(9, 16, 32), Run(torch.device("cpu"), torch.float32))
+    checkpoint.save_step(folder, trainer.state())
+    return trainer.average.state_dict()
+
+
+def test_a_trained_codec_codes_clips_of_other_sizes(tmp_path: Path) -> None:
+    weights = saved(TINY, tmp_path)
+    assert VideoVAEConfig.of(str(tmp_path), Facts(9, 16, 32)) == replace(TINY, frames=9, height=16, width=32)
+    config = VideoVAEConfig.of(str(tmp_path), Facts(5, 24, 16))
+    assert config == replace(TINY, frames=5, height=24, width=16)
+    torch.manual_seed(7)
+    family = config.build()
+    assert any(not torch.equal(value, weights[name]) for name, value in family.generator.state_dict().items())
+    family.load_weights(str(tmp_path))
+    torch.testing.assert_close(family.generator.state_dict(), weights, rtol=0, atol=0)
+
+
+def test_what_is_no_such_codec_is_refused(tmp_path: Path) -> None:
+    saved(TINY, tmp_path / "codec")
+    saved(TGANConfig(ngf=1, ngf_path=1, ndf=1), tmp_path / "gan")
+    codec, facts = str(tmp_path / "codec"), Facts(9, 16, 32)
+    with pytest.raises(ValueError, match="gan holds a model of tgan: a codec is trained with kinema train video-vae"):
+        VideoVAEConfig.of(str(tmp_path / "gan"), facts)
+    with pytest.raises(ValueError, match="no checkpoint there"):
+        VideoVAEConfig.of(str(tmp_path / "nothing"), facts)
+    with pytest.raises(ValueError, match=r"groups of 2, so 8 frames cannot be trained on: make --data\.frames 7 or 9"):
+        VideoVAEConfig.of(codec, Facts(8, 16, 32))
+    other = replace(TINY, hidden=8).fitted(facts).build()
+    with pytest.raises(ValueError, match="the codec there is another one now"):
+        other.load_weights(codec)
