@@ -49,7 +49,9 @@ def test_models_without_captions(train, make_clip, tmp_path, kinema, refused):
     words = ["--family.ngf", "2", "--family.ndf", "2", "--data.width", "16"]
     assert main(["train", "mocogan", "--out", str(tmp_path / "gan"), "--steps", "1", *SMALL, *words]) == 0
     assert "MoCoGAN writes no captions" in refused("caption", tmp_path / "gan", clip)
-    assert "no codec: train one" in refused("train", "token-transformer", "--out", tmp_path / "x", "--steps", 1, *SMALL)
+    assert "needs a codec that makes tokens: train one" in refused(
+        "train", "token-transformer", "--out", tmp_path / "x", "--steps", 1, *SMALL
+    )
 
 
 def test_the_command_samples(train, tmp_path, kinema):

@@ -53,9 +53,8 @@ def small(**settings: Any) -> TokenTransformer:
     return built(replace(SMALL, **settings), coded, Facts(9, 16, 32, classes=("up", "left")))
 
 
-def learned(**settings: Any) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """The cross-entropies of a smallest model's tokens, told nothing."""
-    family = smallest(**settings)
+def cost(family: TokenTransformer) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """The cross-entropies of a model's tokens, told nothing."""
 
     @torch.no_grad()
     def of(tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -83,16 +82,16 @@ MASKS = torch.tensor(list(product((False, True), repeat=N)))[1:]  # [7, 3]
 
 
 def test_the_likelihood_of_all_sequences_is_one() -> None:
-    likelihood = (-learned()(EVERY, None).sum(1)).exp()
+    likelihood = (-cost(smallest())(EVERY, None).sum(1)).exp()
     assert likelihood.sum().item() == pytest.approx(1, abs=1e-5)
     assert likelihood.max() > 2 * likelihood.min()  # not all alike
 
 
 def test_the_autoregressive_loss_is_the_likelihood() -> None:
-    family, of = smallest(dropout=0.0), learned()
+    family = smallest(dropout=0.0)
     codes = family.generator.network.fsq.codes(EVERY[:, :, None, None])
     loss, scalars = family._loss(Batch(torch.empty(27, 0, 3, 8, 8), latents=codes), torch.Generator())
-    torch.testing.assert_close(loss, of(EVERY, None).mean())
+    torch.testing.assert_close(loss, cost(family)(EVERY, None).mean())
     assert scalars["bits"].item() == pytest.approx(loss.item() / math.log(2))
 
 
@@ -105,7 +104,7 @@ def bound(of: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
 
 def test_the_bound_is_one() -> None:
     """Against the likelihood of an order of drawing that is chosen at random, summed over all orders."""
-    of = learned(mode="masked")
+    of = cost(smallest(mode="masked"))
     likelihood = torch.zeros(27)
     for order in permutations(range(N)):
         hidden, log = torch.ones(N, dtype=torch.bool), torch.zeros(27)
@@ -119,22 +118,34 @@ def test_the_bound_is_one() -> None:
 
 
 def test_the_masked_loss_estimates_the_bound() -> None:
-    family, of, repeats = smallest(mode="masked", dropout=0.0), learned(mode="masked"), 400
-    codes = family.generator.network.fsq.codes(EVERY.repeat(repeats, 1)[:, :, None, None])
+    """Of a model that has learned a little, so that it costs the more the more is hidden."""
+    family, still = smallest(mode="masked", dropout=0.0), torch.arange(V)[:, None].expand(-1, N)
+    codes = family.generator.network.fsq.codes(still.repeat(8, 1)[:, :, None, None])
+    learn(family, Batch(torch.empty(24, 0, 3, 8, 8), latents=codes), 30, 1e-2)
+    of, many = cost(family), Batch(torch.empty(9600, 0, 3, 8, 8), latents=codes.repeat(400, 1, 1, 1, 1))
     with torch.no_grad():
-        batch = Batch(torch.empty(len(codes), 0, 3, 8, 8), latents=codes)
-        loss, scalars = family._loss(batch, torch.Generator().manual_seed(0))
-    assert scalars["bits"].item() * math.log(2) == pytest.approx(bound(of).mean().item() / N, rel=0.02)
+        loss, scalars = family._loss(many, torch.Generator().manual_seed(0))
+    each = torch.stack([of(still, mask.expand(V, -1))[:, mask].mean() for mask in MASKS])
+    of_numbers = torch.stack([each[MASKS.sum(1) == count].mean() for count in range(1, N + 1)])
     u = (torch.arange(100_000) + 0.5) / 100_000
     share = (N * (math.pi / 2 * u).cos()).ceil().long().bincount(minlength=N + 1)[1:] / len(u)
-    each = torch.stack([of(EVERY, mask.expand(27, -1))[:, mask].mean() for mask in MASKS])
-    of_numbers = torch.stack([each[MASKS.sum(1) == count].mean() for count in range(1, N + 1)])
+    assert (share * of_numbers).sum() > 1.2 * of_numbers.mean()
+    assert scalars["bits"].item() * math.log(2) == pytest.approx(of_numbers.mean().item(), rel=0.02)
     assert loss.item() == pytest.approx((share * of_numbers).sum().item(), rel=0.02)
+
+
+def test_captions_and_videos_have_positions_of_their_own() -> None:
+    network = small(text=5).generator.network  # 7 tokens of a caption, and a label and 3x4x8 of a video
+    caption_first, video_first = network.reading.tolist(), network.writing.tolist()
+    assert caption_first[:7] == [[k, k, k] for k in range(7)] and caption_first[7] == [7, 7, 7]
+    assert (caption_first[8], caption_first[-1]) == ([8, 8, 8], [10, 11, 15])
+    assert (video_first[0], video_first[1], video_first[96]) == ([0, 0, 0], [1, 1, 1], [3, 4, 8])
+    assert video_first[97:] == [[k, k, k] for k in range(9, 16)]
 
 
 def test_tokens_are_drawn_as_often_as_is_likely() -> None:
     family, draws = smallest(), 3000
-    likelihood = (-learned()(EVERY, None).sum(1)).exp()
+    likelihood = (-cost(smallest())(EVERY, None).sum(1)).exp()
     with torch.inference_mode():
         window = torch.empty(draws, 0, 1, dtype=torch.int64)
         told = family._told(None, None, draws)
@@ -369,6 +380,27 @@ def test_the_captions_ends_count_once() -> None:
     assert scalars["bits"].item() == pytest.approx(of_video.mean().item() / math.log(2), rel=1e-5)
 
 
+@pytest.mark.parametrize("text", [0, 8])
+def test_what_is_told_is_left_out_at_times(text: int) -> None:
+    label, said = torch.tensor([0, 1, 1, 0]), ("up", "left", "left", "up")
+    losses = []
+    for dropout, asked in ((0.0, (label, said)), (1 - 1e-9, (None, None))):
+        family = small(text=text, dropout=dropout)
+        given = Conditions(text=said, label=label)
+        _, scalars = family._loss(Batch(clips(4), given), torch.Generator())
+        with torch.no_grad():
+            label_told, text_told = family._told(None if text else asked[0], asked[1], 4)
+            tokens = tokens_of(family, clips(4)).flatten(1)
+            half = 2 if text else 4  # the others' captions, after the video, are never left out
+            costs = nats(family.generator.network(tokens[:half], label_told[:half], text_told[:half]), tokens[:half])
+            if text:
+                after = family.generator.network.captioned(tokens[2:], family._told(None, said, 4)[1][2:])[0]
+                costs = torch.cat([costs, nats(after, tokens[2:])])
+        assert scalars["bits"].item() == pytest.approx(costs.mean().item() / math.log(2), rel=1e-5)
+        losses.append(scalars["bits"].item())
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
 @pytest.mark.parametrize("settings", [{}, {"text": 7, "mode": "masked"}])
 def test_models_that_write_no_captions(settings: dict[str, Any], cpu: Run) -> None:
     with pytest.raises(ValueError, match=r"writes no captions: train one in .* --family\.text 64"):
@@ -403,9 +435,11 @@ def test_a_trained_codec_is_begun_with(tiny_codec: Callable[..., str]) -> None:
 
 
 def test_a_codec_is_needed_and_it_must_make_tokens(tiny_codec: Callable[..., str]) -> None:
-    with pytest.raises(ValueError, match=r"no codec: train one with kinema train video-vae --family\.levels 8 5 5 5"):
+    with pytest.raises(
+        ValueError, match=r"needs a codec that makes tokens: train one with .* --family\.levels 8 5 5 5"
+    ):
         SMALL.fitted(Facts(9, 16, 32))
-    with pytest.raises(ValueError, match=r"makes no tokens: train one"):
+    with pytest.raises(ValueError, match=r"needs a codec that makes tokens: train one"):
         replace(SMALL, codec=tiny_codec()).fitted(Facts(9, 16, 32))
 
 

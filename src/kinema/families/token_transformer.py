@@ -20,10 +20,10 @@ Autoregressive models learn half of the clips the other way round, captions afte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import log, prod
 from typing import Annotated, Literal
 
 import torch
@@ -110,10 +110,9 @@ class TokenTransformerConfig(FamilyConfig):
         if coded is None and self.codec is not None:
             coded = replace(VideoVAEConfig.of(self.codec, facts), adversarial=0.0)  # its critic has done its work
         if coded is None or not coded.levels:
-            fault = "no codec" if coded is None else f"the codec {self.codec} makes no tokens"
             raise ValueError(
-                f"token-transformer: {fault}: train one with kinema train video-vae --family.levels 8 5 5 5 --out RUN "
-                "and name it with --family.codec RUN"
+                "token-transformer needs a codec that makes tokens: train one with kinema train video-vae --out RUN "
+                "--family.levels 8 5 5 5, and name it with --family.codec RUN"
             )
         categories = 0 if self.text else len(facts.classes)
         sizes = {"frames": facts.frames, "height": facts.height, "width": facts.width}
@@ -144,6 +143,7 @@ class Network(nn.Module):
         self.level = nn.Embedding(sum(levels), hidden)
         self.label = nn.Embedding(categories + 1, hidden)
         nn.init.normal_(self.level.weight, std=len(levels) ** -0.5)  # which add up to about 1
+        self.places = nn.Parameter(torch.randn(prod(config.cells), hidden))  # rotary positions only tell how far apart
         self.transformer = Transformer(hidden, config.depth, config.heads, causal="tokens" if self.causal else None)
         self.head = nn.Linear(hidden, self.fsq.vocabulary)
         if not self.causal:
@@ -159,10 +159,13 @@ class Network(nn.Module):
         self.register_buffer("reading", torch.cat([words, caption + video]), persistent=False)
         self.register_buffer("writing", torch.cat([video, 1 + max(config.cells) + words]), persistent=False)
 
-    def embedded(self, tokens: Int64[Tensor, "B n"]) -> Float[Tensor, "B n D"]:
-        """The sum of what each channel's level adds."""
+    def embedded(self, tokens: Int64[Tensor, "B n"], first: int = 0, hidden: Tensor | None = None) -> Tensor:
+        """The sum [B, n, D] of what each channel's level adds, or of a mask, and of the places from `first` on."""
         counts = self.fsq.counts.flatten()
-        return self.level(self.fsq.digits(tokens) + counts.cumsum(0) - counts).sum(2)
+        x = self.level(self.fsq.digits(tokens) + counts.cumsum(0) - counts).sum(2)
+        if hidden is not None:
+            x = torch.where(hidden[..., None], self.mask, x)
+        return x + self.places[first : first + tokens.shape[1]]
 
     def opening(self, label: Int64[Tensor, " B"], text: Int64[Tensor, "B S"]) -> Float[Tensor, "B m D"]:
         """What comes before the tokens of a video: its caption, where there are any, and its label."""
@@ -177,10 +180,7 @@ class Network(nn.Module):
         hidden: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n V"]:
         """The logits of the first tokens of videos: given those before each, or those that are not `hidden`."""
-        x = self.embedded(tokens)
-        if hidden is not None:
-            x = torch.where(hidden[..., None], self.mask, x)
-        x = torch.cat([self.opening(label, text), x], 1)
+        x = torch.cat([self.opening(label, text), self.embedded(tokens, 0, hidden)], 1)
         x = x[:, :-1] if self.causal else x  # nothing comes after the last
         out = self.transformer(x, self.reading[: x.shape[1]])
         return self.head(out[:, -tokens.shape[1] :]).float()
@@ -206,9 +206,7 @@ class TokenTransformer(Family):
     """A transformer over a codec's tokens, which goes on from first frames, or masked, fills in what is not given."""
 
     streams = frozenset({"tokens"})
-
     generator: Generator
-    sampling: TokenTransformerSampling
 
     def __init__(self, config: TokenTransformerConfig) -> None:
         super().__init__()
@@ -251,10 +249,10 @@ class TokenTransformer(Family):
         if config.mode == "masked":
             hidden, weight = hide(len(tokens), tokens.shape[1], generator)
             each = (nats(network(tokens, label, told, hidden), tokens) * hidden).sum(1) / hidden.sum(1)
-            return each.mean(), {"nats": each.mean(), "bits": (weight * each).mean() / math.log(2)}
+            return each.mean(), {"nats": each.mean(), "bits": (weight * each).mean() / log(2)}
         if not config.text:
             loss = nats(network(tokens, label, told), tokens).mean()
-            return loss, {"bits": loss / math.log(2)}
+            return loss, {"bits": loss / log(2)}
         if len(tokens) < 2:
             raise ValueError("captions are read in one clip and written in another: raise --train.batch to 2 or more")
         before, after = slice(len(tokens) // 2), slice(len(tokens) // 2, None)
@@ -263,7 +261,7 @@ class TokenTransformer(Family):
         counted = F.pad(text[after, 1:-1] != END, (1, 0), value=True)  # all bytes and one end
         of_video = nats(drawn, tokens).mean()
         of_words = nats(words, text[after, 1:])[counted].mean()
-        return of_video + of_words, {"bits": of_video / math.log(2), "caption_bits": of_words / math.log(2)}
+        return of_video + of_words, {"bits": of_video / log(2), "caption_bits": of_words / log(2)}
 
     def _told(self, label: Tensor | None, text: Sequence[str] | None, clips: int) -> tuple[Tensor, Tensor]:
         """Labels [B] and captions [B, S] as the network reads them; None says nothing."""
@@ -351,7 +349,8 @@ class TokenTransformer(Family):
             yield (known := known[:, : length - window.shape[1]])
             window = torch.cat([window, known], 1)
         copies, cache, done = len(told[0]) // len(noise), None, 0
-        x = torch.cat([network.opening(*told), network.embedded(window.flatten(1).repeat(copies, 1))], 1)
+        opening = network.opening(*told)
+        x = torch.cat([opening, network.embedded(window.flatten(1).repeat(copies, 1))], 1)
         for _ in range(length - window.shape[1]):
             drawn, shape = [], (window.shape[2], network.fsq.vocabulary)
             for luck in gumbel(noise.uniform("tokens", *shape, device=x.device)).unbind(1):
@@ -360,7 +359,7 @@ class TokenTransformer(Family):
                     done += x.shape[1]
                     logits = self._narrowed(network.head(out[:, -1]))
                     drawn.append((logits + luck).argmax(-1))
-                    x = network.embedded(drawn[-1].repeat(copies)[:, None])
+                    x = network.embedded(drawn[-1].repeat(copies)[:, None], done - opening.shape[1])
             yield torch.stack(drawn, 1)[:, None]
 
     def _at_once(
