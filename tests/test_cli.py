@@ -290,7 +290,7 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
     ("words", "says"),
     [
         (["tran"], "no command 'tran'"),
-        (["train"], "one of mocogan"),
+        (["train"], "one of latent-dit, mocogan"),
         (["train", "mocogan"], "--out"),
         (["train", "nofamily", "--out", "x", "--steps", "1"], "no family 'nofamily'"),
         (["train", "mocogan", "--preset", "nopreset", "--out", "x", "--steps", "1"], "no preset 'nopreset'"),
