@@ -160,7 +160,7 @@ class Network(nn.Module):
         self.register_buffer("writing", torch.cat([video, 1 + max(config.cells) + words]), persistent=False)
 
     def embedded(self, tokens: Tensor, label: Tensor, first: int = 0, hidden: Tensor | None = None) -> Tensor:
-        """The sum [B, n, D] of each channel's level, or instead a mask, of the label and of the places from `first` on."""
+        """The sum [B, n, D] of each channel's level, or else of a mask, of the label and the places from `first` on."""
         counts = self.fsq.counts.flatten()
         x = self.level(self.fsq.digits(tokens) + counts.cumsum(0) - counts).sum(2)
         if hidden is not None:
