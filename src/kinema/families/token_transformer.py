@@ -7,7 +7,7 @@ Clips are the tokens of a trained codec (families/video_vae.py with `levels`), f
 - "masked": hidden tokens given the others, drawn in a few steps of which each keeps what it is most confident of
   (MaskGIT: Chang et al. 2022, arXiv 2202.04200; MAGVIT: Yu et al. 2022, arXiv 2212.05199). The likelihood is bounded.
 
-What a clip is to show comes before it: a caption in bytes of UTF-8, or a first token that says its label.
+What a clip is to show comes before it: a caption in bytes of UTF-8, or a label, which every token is told again.
 Autoregressive models learn half of the clips the other way round, captions after videos, so that they write them too.
 
 - A token's embedding is a sum over its channels of one for each level: neighbours are alike from the first step, and
@@ -143,7 +143,7 @@ class Network(nn.Module):
         self.level = nn.Embedding(sum(levels), hidden)
         self.label = nn.Embedding(categories + 1, hidden)
         nn.init.normal_(self.level.weight, std=len(levels) ** -0.5)  # which add up to about 1
-        self.places = nn.Parameter(torch.randn(prod(config.cells), hidden))  # rotary positions only tell how far apart
+        self.places = nn.Parameter(0.02 * torch.randn(prod(config.cells), hidden))  # rotary ones only tell distances
         self.transformer = Transformer(hidden, config.depth, config.heads, causal="tokens" if self.causal else None)
         self.head = nn.Linear(hidden, self.fsq.vocabulary)
         if not self.causal:
@@ -159,13 +159,13 @@ class Network(nn.Module):
         self.register_buffer("reading", torch.cat([words, caption + video]), persistent=False)
         self.register_buffer("writing", torch.cat([video, 1 + max(config.cells) + words]), persistent=False)
 
-    def embedded(self, tokens: Int64[Tensor, "B n"], first: int = 0, hidden: Tensor | None = None) -> Tensor:
-        """The sum [B, n, D] of what each channel's level adds, or of a mask, and of the places from `first` on."""
+    def embedded(self, tokens: Tensor, label: Tensor, first: int = 0, hidden: Tensor | None = None) -> Tensor:
+        """The sum [B, n, D] of each channel's level, or else of a mask, of the label and the places from `first` on."""
         counts = self.fsq.counts.flatten()
         x = self.level(self.fsq.digits(tokens) + counts.cumsum(0) - counts).sum(2)
         if hidden is not None:
             x = torch.where(hidden[..., None], self.mask, x)
-        return x + self.places[first : first + tokens.shape[1]]
+        return x + self.label(label)[:, None] + self.places[first : first + tokens.shape[1]]
 
     def opening(self, label: Int64[Tensor, " B"], text: Int64[Tensor, "B S"]) -> Float[Tensor, "B m D"]:
         """What comes before the tokens of a video: its caption, where there are any, and its label."""
@@ -180,15 +180,15 @@ class Network(nn.Module):
         hidden: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n V"]:
         """The logits of the first tokens of videos: given those before each, or those that are not `hidden`."""
-        x = torch.cat([self.opening(label, text), self.embedded(tokens, 0, hidden)], 1)
+        x = torch.cat([self.opening(label, text), self.embedded(tokens, label, 0, hidden)], 1)
         x = x[:, :-1] if self.causal else x  # nothing comes after the last
         out = self.transformer(x, self.reading[: x.shape[1]])
         return self.head(out[:, -tokens.shape[1] :]).float()
 
     def captioned(self, tokens: Int64[Tensor, "B N"], text: Int64[Tensor, "B S"]) -> tuple[Tensor, Tensor]:
         """The logits of whole videos without a label [B, N, V], and of their captions after them [B, S-1, W]."""
-        unlabelled = self.label.weight[-1].expand(len(text), 1, -1)
-        x = torch.cat([unlabelled, self.embedded(tokens), self.byte(text)], 1)[:, :-1]
+        none = torch.full_like(tokens[:, 0], self.label.num_embeddings - 1)
+        x = torch.cat([self.label(none)[:, None], self.embedded(tokens, none), self.byte(text)], 1)[:, :-1]
         out, count = self.transformer(x, self.writing[:-1]), tokens.shape[1]
         return self.head(out[:, :count]).float(), self.spell(out[:, count + 1 :]).float()
 
@@ -350,7 +350,7 @@ class TokenTransformer(Family):
             window = torch.cat([window, known], 1)
         copies, cache, done = len(told[0]) // len(noise), None, 0
         opening = network.opening(*told)
-        x = torch.cat([opening, network.embedded(window.flatten(1).repeat(copies, 1))], 1)
+        x = torch.cat([opening, network.embedded(window.flatten(1).repeat(copies, 1), told[0])], 1)
         for _ in range(length - window.shape[1]):
             drawn, shape = [], (window.shape[2], network.fsq.vocabulary)
             for luck in gumbel(noise.uniform("tokens", *shape, device=x.device)).unbind(1):
@@ -359,7 +359,7 @@ class TokenTransformer(Family):
                     done += x.shape[1]
                     logits = self._narrowed(network.head(out[:, -1]))
                     drawn.append((logits + luck).argmax(-1))
-                    x = network.embedded(drawn[-1].repeat(copies)[:, None], done - opening.shape[1])
+                    x = network.embedded(drawn[-1].repeat(copies)[:, None], told[0], done - opening.shape[1])
             yield torch.stack(drawn, 1)[:, None]
 
     def _at_once(
@@ -389,7 +389,7 @@ class TokenTransformer(Family):
         with self._exact():
             tokens = network.fsq.tokens(self.codec.encode(frames)[0]).flatten(1)
             none, text = self._told(None, None, len(frames))
-            x = torch.cat([network.label(none)[:, None], network.embedded(tokens), network.byte(text[:, :1])], 1)
+            x = torch.cat([network.label(none)[:, None], network.embedded(tokens, none), network.byte(text[:, :1])], 1)
             written, cache, done = text[:, :0], None, 0
             while written.shape[1] < config.text and not (written == END).any(1).all():
                 out, cache = network.transformer.extend(x, network.writing[done : done + x.shape[1]], cache)
