@@ -18,7 +18,6 @@ from kinema import checkpoint
 from kinema.families import FAMILIES, config_class
 from kinema.families.latent_dit import LatentDiTSampling
 from kinema.families.token_transformer import TokenTransformerSampling
-from kinema.families.video_vae import VideoVAEConfig
 from kinema.family import Family, Turn
 from kinema.run import Run
 from kinema.sample import load, stream
@@ -45,6 +44,8 @@ class Instance:
 MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
 SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
 TGAN = {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2}
+DIT = {"patch": (1, 4), "hidden": 16, "depth": 2, "heads": 2, "sampling": LatentDiTSampling(steps=3)}
+GUIDED = LatentDiTSampling(steps=3, solver="ddpm", guidance=2.0, context_noise=0.1)
 VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
 VAE = {"space": 4, "channels": 3, "hidden": 4}
 TOKENS = {"hidden": 16, "depth": 2, "heads": 2}
@@ -53,18 +54,13 @@ LEVELS = (4, 5, 3)
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
 
-DIT = {"patch": 4, "channels": 24, "depth": 2, "heads": 2, "sampling": LatentDiTSampling(steps=3)}
-CODED = VideoVAEConfig(space=4, channels=3, hidden=4)
-
 INSTANCES = {
-    "latent-dit": Instance("latent-dit", DIT),
-    "latent-dit-labels": Instance(
-        "latent-dit", DIT | {"attention": "full", "parameterisation": "velocity"}, labels=True
+    "latent-dit": Instance("latent-dit", DIT | {"patch": (2, 4), "parameterisation": "data"}),
+    "latent-dit-labels": Instance("latent-dit", DIT | {"attention": "factorised"}, labels=True),
+    "latent-dit-cosine-labels": Instance(
+        "latent-dit", DIT | {"path": "cosine", "parameterisation": "v", "sampling": GUIDED}, labels=True
     ),
-    "latent-dit-cosine": Instance("latent-dit", DIT | {"path": "cosine", "parameterisation": "epsilon"}),
-    "latent-dit-codec": Instance(
-        "latent-dit", DIT | {"coded": CODED, "patch": 1, "parameterisation": "velocity"}, frames=9
-    ),
+    "latent-dit-codec": Instance("latent-dit", DIT | {"patch": (1, 2)}, frames=9, levels=()),
     "mocogan-paper": Instance("mocogan", MOCOGAN),
     "mocogan-paper-labels": Instance("mocogan", MOCOGAN, labels=True),
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),

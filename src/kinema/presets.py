@@ -18,18 +18,20 @@ __all__ = ["PRESETS", "preset"]
 
 
 def latent_dit_cpu() -> Experiment:
-    """For a laptop: 64x64, 16 frames as pixels in squares of 8x8, a moving average."""
-    train = TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
-    return Experiment(LatentDiTConfig(), DataConfig(), train)
+    """For a laptop: 64x64, 16 frames as pixels, 2 frames of 8x8 a token, a moving average."""
+    family = LatentDiTConfig(
+        patch=(2, 8), hidden=192, depth=6, attention="factorised", parameterisation="data", shift=4.0
+    )
+    return Experiment(family, DataConfig(), _denoising(batch=8))
 
 
 def latent_dit_latent() -> Experiment:
     """For a laptop with a codec trained into runs/codec (or --family.codec): 64x64, 17 frames as 5x8x8 latents."""
-    family = LatentDiTConfig(
-        codec="runs/codec", patch=1, channels=256, depth=8, attention="full", parameterisation="velocity"
-    )
-    train = TrainConfig(batch=16, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
-    return Experiment(family, DataConfig(frames=17), train)
+    return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising(batch=16))
+
+
+def _denoising(batch: int) -> TrainConfig:
+    return TrainConfig(batch=batch, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
 
 
 def mocogan_paper() -> Experiment:

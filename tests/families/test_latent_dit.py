@@ -1,293 +1,522 @@
-"""LatentDiT: what is given stays, windows go on from each other, and what is chosen when sampling counts."""
+"""The latent DiT: what it is told in training is what sampling tells it, in pixels and in a codec's latents."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kinema.checkpoint import load_generator
-from kinema.config import from_dict, to_dict
-from kinema.families.latent_dit import LatentDiT, LatentDiTConfig, LatentDiTSampling
+from kinema import checkpoint, flow
+from kinema.families import latent_dit
+from kinema.families.latent_dit import CONTEXT, LatentDiT, LatentDiTConfig, LatentDiTSampling
 from kinema.families.video_vae import VideoVAEConfig
 from kinema.family import Facts
-from kinema.flow import Parameterisation, Solver
+from kinema.presets import preset
 from kinema.run import Run
 from kinema.sample import load, stream
-from kinema.train import Experiment, TrainConfig, Trainer, train
+from kinema.train import Experiment, TrainConfig, Trainer
 from kinema.types import Batch, Conditions, Noise
 from kinema.worlds.shape_motion import ShapeMotion
 
+TINY = LatentDiTConfig(patch=(1, 8), shift=1.0, hidden=16, depth=2, heads=2, sampling=LatentDiTSampling(steps=3))
+FACTS = Facts(6, 16, 16)
+LABELLED = replace(FACTS, classes=("up", "left"))
 CPU = Run(torch.device("cpu"), torch.float32)
-FRAMES, HEIGHT, WIDTH = 8, 16, 32
-TINY = {"patch": 4, "channels": 24, "depth": 2, "heads": 2, "sampling": LatentDiTSampling(steps=4)}
 
 
-def model(classes: tuple[str, ...] = (), **settings: Any) -> LatentDiT:
-    """An untrained model whose last layer says something."""
-    facts = Facts(FRAMES, HEIGHT, WIDTH, classes=classes)
+def dit(facts: Facts = FACTS, **settings: Any) -> LatentDiT:
+    """A tiny instance in which everything tells, as after training."""
     torch.manual_seed(0)
-    family = cast(LatentDiT, LatentDiTConfig(**(TINY | settings)).fitted(facts).build()).eval()
-    for weights in family.generator.denoiser.parameters():
-        torch.nn.init.normal_(weights, std=0.05)
+    family = replace(TINY, **settings).fitted(facts).build()
+    for parameter in family.generator.network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return family.eval()
+
+
+def draw(family: LatentDiT, frames: int = 6, given: Conditions = Conditions(), seeds: tuple[int, ...] = (0,)) -> Tensor:
+    return torch.cat(list(stream(family, CPU, Noise(seeds), frames, given)), 1)
+
+
+def clips(count: int, frames: int, height: int = 16, width: int = 16) -> Tensor:
+    return ShapeMotion(frames, height, width).batch(0, count, seed=1).frames
+
+
+def known(frames: Tensor, *which: int) -> Conditions:
+    """Some of these frames, given as a whole."""
+    mask = torch.zeros_like(frames[:, :, :1], dtype=torch.bool)
+    mask[:, list(which)] = True
+    return Conditions(known=torch.where(mask, frames, torch.nan), mask=mask)  # what is not known is not read
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the network was told once."""
+
+    x: Tensor
+    given: Tensor
+    levels: Tensor
+    label: Tensor
+    alone: bool
+
+
+@contextmanager
+def overheard(family: LatentDiT) -> Iterator[list[Call]]:
+    """The calls of the network, as they come."""
+    calls = []
+
+    def listen(_: nn.Module, words: tuple[Any, ...], named: dict[str, Any], __: Tensor) -> None:
+        calls.append(Call(*words, **named))
+
+    handle = family.generator.network.register_forward_hook(listen, with_kwargs=True)
+    yield calls
+    handle.remove()
+
+
+# Training
+
+
+def losses(family: LatentDiT, batch: Batch, seed: int) -> tuple[Tensor, Call]:
+    """A training step's loss and what it told the network."""
+    with overheard(family) as calls:
+        loss, _ = family._loss(batch, torch.Generator().manual_seed(seed))
+    (call,) = calls
+    return loss, call
+
+
+@pytest.mark.parametrize("patch", [(1, 8), (2, 4)])
+def test_the_loss_is_of_what_is_not_given(patch: tuple[int, int]) -> None:
+    family, batch = dit(patch=patch, shift=20.0), Batch(clips(8, 6))
+    told: list[Tensor] = []
+    family.generator.network.register_forward_hook(lambda *words: told.append(words[-1]))
+    for seed in range(4):
+        loss, call = losses(family, batch, seed)
+        levels = call.levels[..., None, None, None]
+        missing = ~call.given & (levels > 0.2)  # these clips' levels are above those of context, of which none is asked
+        x0 = batch.frames
+        assert torch.equal(call.x[call.given.expand_as(x0)], x0[call.given.expand_as(x0)])
+        velocity = (call.x - x0) / levels  # of what lies that far on the way from x0 to its noise
+        error = (told[-1] - velocity).square().mean(2, True)[missing].mean()
+        torch.testing.assert_close(loss, error, rtol=1e-3, atol=1e-4)
+        (gradient,) = torch.autograd.grad(loss, told[-1])
+        assert not gradient[~missing.expand_as(x0)].any() and gradient[missing.expand_as(x0)].all()
+
+
+def tasks(**settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return dit(**settings)._task(torch.zeros(4000, 6, 3, 4, 4), torch.Generator().manual_seed(0))
+
+
+def test_training_gives_frames_at_both_ends_and_regions_of_all() -> None:
+    given, levels, _ = tasks(patch=(1, 1))
+    whole = given.flatten(2).all(2)  # [B, T]
+    some = given.flatten(2).any(2)
+    region = some.all(1)
+    assert region.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    first, last = whole[~region, 0], whole[~region, -1]
+    assert first.float().mean().item() == pytest.approx(0.4 * 5 / 6 / 2, abs=0.02)  # half are noised instead
+    assert 0.05 < last.float().mean() < 0.1
+    assert (first & last).any() and not whole[~region].all(1).any()
+    missing = ~whole[~region]
+    assert (missing.int().diff(dim=1) == 1).sum(1).max() == 1  # they are one stretch
+    assert {*missing.sum(1).tolist()} == {1, 2, 3, 4, 5, 6}
+    shares = given[region & ~whole.any(1), 0].float().mean((1, 2, 3))
+    assert shares.min() < 0.1 and shares.max() > 0.9
+    assert not levels[whole].any() and levels[~whole].all()
+
+
+def test_training_noises_a_clip_as_one_or_each_frame_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for share in ("START", "END", "REGION"):
+        monkeypatch.setattr(latent_dit, share, 0.0)
+    given, levels, asked = tasks(patch=(1, 1))
+    assert not given.any() and asked.all()
+    same = (levels == levels[:, :1]).all(1)
+    assert same.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert levels.logit().mean().abs() < 0.03
+    _, shifted, _ = tasks(patch=(1, 1), shift=3.0)
+    torch.testing.assert_close(shifted, flow.shifted(levels, 3.0))
+
+
+def test_training_noises_some_of_the_frames_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for share, value in {"START": 1.0, "END": 0.0, "REGION": 0.0, "FORCED": 0.0}.items():
+        monkeypatch.setattr(latent_dit, share, value)
+    given, levels, asked = tasks(patch=(1, 1))
+    clean, context = given.flatten(2).all(2), levels != levels[:, -1:]  # the last frame is never given here
+    assert not levels[clean].any()
+    assert torch.equal(asked.flatten(2).all(2), ~context) and torch.equal(asked.flatten(2).any(2), ~context)
+    noised = context & ~clean
+    assert noised.any(1).float().mean().item() == pytest.approx(5 / 12, abs=0.03)
+    assert not (noised & clean.any(1, keepdim=True)).any()
+    first = levels[noised[:, 0], 0]
+    assert first.max() < CONTEXT and first.mean().item() == pytest.approx(CONTEXT / 2, abs=0.01)
+    assert all(len(set(clip[told].tolist())) == 1 for clip, told in zip(levels, noised, strict=True) if told.any())
+
+
+def test_latents_of_a_token_share_their_level() -> None:
+    given, levels, _ = tasks(patch=(2, 1))
+    assert torch.equal(levels[:, ::2], levels[:, 1::2])
+    whole = given.flatten(2).all(2)
+    half = whole[:, 0] & ~whole[:, 1]
+    assert half.any() and levels[half, 0].all()  # a part of a token's time that is given is marked, no more
+    assert not levels[:, 0][whole[:, 0] & whole[:, 1]].any()
+
+
+def test_labels_are_left_out_now_and_then() -> None:
+    family = dit(LABELLED, dropout=0.25)
+    label = torch.tensor([0, 1] * 200)
+    given, silent = (Batch(torch.zeros(400, 6, 3, 16, 16), Conditions(label=x)) for x in (label, None))
+    told = losses(family, given, 0)[1].label
+    assert (told == 2).float().mean().item() == pytest.approx(0.25, abs=0.07)
+    assert torch.equal(told[told != 2], label[told != 2])
+    assert (losses(family, silent, 0)[1].label == 2).all()
+
+
+def coloured(generator: torch.Generator) -> Batch:
+    """Clips of one colour, each of its channels bright or dark; the label is the red one's."""
+    bright = torch.randint(2, (16, 3), generator=generator)
+    frames = (0.6 * (2 * bright - 1))[:, None, :, None, None].expand(-1, 4, -1, 8, 8)
+    return Batch(frames, Conditions(label=bright[:, 0]))
+
+
+def test_it_learns_what_labels_mean_and_to_go_on() -> None:
+    torch.manual_seed(0)
+    family = replace(TINY, hidden=32, shift=3.0).fitted(replace(LABELLED, frames=4, height=8, width=8)).build()
+    optimizer = torch.optim.AdamW(family.generator.network.parameters(), 5e-3)
+    for step in range(150):
+        generator = torch.Generator().manual_seed(step)
+        loss, _ = family._loss(coloured(generator), generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    family.sampling = LatentDiTSampling(steps=20)
+    truth, seeds = coloured(torch.Generator().manual_seed(7)), tuple(range(16))
+    colour = truth.frames.mean((3, 4))  # [B, T, 3]
+    made = draw(family.eval(), 4, truth.given, seeds).mean((3, 4))
+    assert ((made[..., 0] > 0) == (colour[..., 0] > 0)).float().mean() > 0.9
+    for which in (0, 3):
+        given = replace(known(truth.frames, which), label=truth.given.label)
+        made = draw(family, 6, given, seeds).mean((3, 4))  # two windows
+        assert ((made > 0) == (colour[:, :1] > 0)).float().mean() > 0.9
+
+
+# Sampling
+
+
+class Oracle(nn.Module):
+    """What a network would tell that knows the one clip there is, [-0.5, 0.5] in every window."""
+
+    def __init__(self, config: LatentDiTConfig, x0: Tensor) -> None:
+        super().__init__()
+        self.config, self.x0 = config, x0
+
+    def forward(self, x: Tensor, given: Tensor, levels: Tensor, label: Tensor, alone: bool) -> Tensor:
+        at = flow.coefficients(self.config.path, flow.trailing(levels, x))
+        eps = (x - at.alpha * self.x0) / at.sigma.clamp(min=1e-6)
+        return flow.target(self.config.parameterisation, self.config.path, self.x0.expand_as(x), eps, levels)
+
+
+@pytest.mark.parametrize("path", get_args(flow.Path))
+@pytest.mark.parametrize("parameterisation", get_args(flow.Parameterisation))
+def test_who_knows_the_clip_draws_it(path: flow.Path, parameterisation: flow.Parameterisation) -> None:
+    family, x0 = dit(path=path, parameterisation=parameterisation), clips(1, 1)[0] / 2
+    family.generator.network = Oracle(family.config, x0)  # pyright: ignore[reportAttributeAccessIssue]
+    family.generator.register_parameter("device", nn.Parameter(torch.empty(0)))
+    family.sampling = replace(family.sampling, solver="ddim", context_noise=0.1)
+    torch.testing.assert_close(draw(family, 9), x0.expand(1, 9, -1, -1, -1), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("which", [(0,), (0, 1, 2), (5,), (0, 5), (2, 3)])
+@pytest.mark.parametrize("patch", [(1, 8), (2, 4)])
+def test_given_frames_come_back_and_decide_the_others(which: tuple[int, ...], patch: tuple[int, int]) -> None:
+    family, frames = dit(patch=patch), clips(2, 6)
+    with overheard(family) as calls:
+        made = draw(family, 6, known(frames, *which), (0, 1))
+    assert torch.equal(made[:, which], frames[:, which])
+    others = [k for k in range(6) if k not in which]
+    assert not torch.equal(draw(family, 6, known(-frames, *which), (0, 1))[:, others], made[:, others])
+    whole = {k for k in which if {k - k % patch[0], k - k % patch[0] + patch[0] - 1} <= {*which}}
+    for call in calls:
+        assert call.given[:, which].all() and not call.given[:, others].any()
+        assert torch.equal(call.x[:, which], frames[:, which])
+        assert all(bool((call.levels[:, k] == 0).all()) == (k in whole) for k in range(6))
+
+
+def test_known_pixels_are_kept_exactly() -> None:
+    family, frames = dit(), clips(2, 5) / 2  # what is drawn may be cut to -1 and 1
+    mask = torch.rand(2, 5, 1, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.4
+    mask[1, 3] = True  # masks may differ from clip to clip
+    everywhere = mask.expand_as(frames)
+    given = Conditions(known=torch.where(mask, frames, torch.nan), mask=mask)
+    made = draw(family, 9, given, (0, 1))
+    assert torch.equal(made[:, :5][everywhere], frames[everywhere])
+    assert not torch.isclose(made[:, :5][~everywhere], frames[~everywhere]).any()
+    alone = draw(family, 9, given[1:], (1,))
+    torch.testing.assert_close(alone[0], made[1])
+    torch.testing.assert_close(draw(family, 3, given, (0, 1)), made[:, :3])
+
+
+def test_nothing_known_is_nothing_given() -> None:
+    family = dit()
+    mask = torch.zeros(1, 4, 1, 16, 16, dtype=torch.bool)
+    assert torch.equal(draw(family, 6, Conditions(known=clips(1, 4), mask=mask)), draw(family))
+
+
+@pytest.mark.parametrize(("overlap", "kept"), [(0.5, 3), (0.01, 1), (0.7, 4), (0.99, 5)])
+def test_windows_begin_with_the_last_frames_of_those_before(overlap: float, kept: int) -> None:
+    family = dit()
+    family.sampling = replace(family.sampling, overlap=overlap)
+    with overheard(family) as calls:
+        made = draw(family, 14, seeds=(0, 1))
+    windows = calls[::3]
+    assert len(windows) == 1 + -(-8 // (6 - kept))
+    assert not windows[0].given.any()
+    for number, window in enumerate(windows[1:], 1):
+        begin = number * (6 - kept)
+        assert window.given[:, :kept].all() and not window.given[:, kept:].any()
+        assert not window.levels[:, :kept].any()
+        assert torch.equal(window.x[:, :kept], made[:, begin : begin + kept])
+
+
+def test_windows_reach_what_is_given_further_on() -> None:
+    family, frames = dit(), clips(1, 12)
+    made = draw(family, 12, known(frames, 0, 8, 11))
+    assert torch.equal(made[:, (0, 8, 11)], frames[:, (0, 8, 11)])
+
+
+def test_context_noise_is_told_as_the_level_of_the_frames() -> None:
+    family, frames = dit(), clips(1, 6)
+    family.sampling = replace(family.sampling, context_noise=0.1)
+    with overheard(family) as calls:
+        made = draw(family, 9, known(frames, 0, 5))
+    window = calls[3]
+    torch.testing.assert_close(window.levels[0, :3], torch.tensor([0.1, 0.1, 0.0]))  # what a caller gives is clean
+    assert torch.equal(window.x[:, 2], frames[:, 5]) and window.given[:, 2].all() and not window.given[:, :2].any()
+    noise = (window.x[:, :2] - 0.9 * made[:, 3:5]) / 0.1
+    assert noise.std().item() == pytest.approx(1, abs=0.1)
+    assert all(torch.equal(call.x[:, :2], window.x[:, :2]) for call in calls[4:])
+
+
+def test_guidance_of_1_is_none() -> None:
+    family, given = dit(LABELLED), Conditions(label=torch.tensor([1]))
+
+    def drawn(**settings: Any) -> tuple[Tensor, list[int]]:
+        family.sampling = replace(TINY.sampling, **settings)
+        with overheard(family) as calls:
+            return draw(family, given=given), [int(call.label) for call in calls]
+
+    plain, told = drawn()
+    assert told == [1, 1, 1]
+    outside, told = drawn(guidance=3.0, interval=(0.0, 0.1))
+    assert told == [1, 1, 1] and torch.equal(outside, plain)
+    guided, told = drawn(guidance=3.0)
+    assert told == [1, 2] * 3 and not torch.equal(guided, plain)
+
+
+@pytest.mark.parametrize("solver", get_args(flow.Solver))
+def test_every_solver_draws(solver: flow.Solver) -> None:
+    family = dit()
+    family.sampling = replace(family.sampling, solver=solver, steps=4)
+    with overheard(family) as calls:
+        made = draw(family, 9, known(clips(1, 6), 0, 5), (3,))
+    assert made.isfinite().all() and made.abs().max() <= 1
+    assert len(calls) == 2 * (7 if solver == "heun" else 4)  # two windows; Heun's last step is Euler's
+    assert torch.equal(draw(family, 9, known(clips(1, 6), 0, 5), (3,)), made)
+
+
+def test_a_model_of_single_frames_has_nothing_to_go_on_from() -> None:
+    assert dit(replace(FACTS, frames=1)).longest == 1
+    assert dit(replace(FACTS, frames=2)).longest is None
+    assert dit(replace(FACTS, frames=2), patch=(2, 8)).longest == 2
+
+
+# A codec
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of video-vae for clips of 9 frames, 16x32, as 3x4x8 latents."""
+    config = VideoVAEConfig(space=4, time=4, channels=3, hidden=4, adversarial=0.1, ndf=2)
+    trainer = Trainer(Experiment(config, train=TrainConfig(batch=4)), ShapeMotion(9, 16, 32), CPU)
+    for _ in range(3):
+        trainer.advance()
+    folder = tmp_path_factory.mktemp("codec")
+    checkpoint.save_step(folder, trainer.state())
+    return str(folder)
+
+
+def trainer(codec: str) -> Trainer:
+    config = replace(TINY, codec=codec, patch=(1, 2))
+    return Trainer(Experiment(config, train=TrainConfig(batch=2)), ShapeMotion(9, 16, 32), CPU)
+
+
+@pytest.fixture
+def latent(codec: str) -> LatentDiT:
+    family = dit(Facts(9, 16, 32), codec=codec, patch=(1, 2))
+    family.begin()
     return family
 
 
-def drawn(family: LatentDiT, frames: int = FRAMES, given: Conditions = Conditions(), seed: int = 0) -> Tensor:
-    return torch.cat(list(stream(family, CPU, Noise((seed,)), frames, given)), 1)
+def test_a_run_begins_with_the_weights_of_its_codec_and_keeps_them(codec: str) -> None:
+    run, (_, weights) = trainer(codec), checkpoint.load_generator(codec)
+    assert run.family.codec is not None
+    own = run.family.codec.generator.state_dict()
+    assert any(not torch.equal(own[name], weights[name]) for name in weights)
+    run.begin()
+    run.advance()
+    for generator in (run.family.generator, run.average):
+        for name, value in weights.items():
+            assert torch.equal(generator.state_dict()[f"codec.generator.{name}"], value), name
+    assert not any("critic" in name for name in run.family.state_dict())
+    assert not run.family.codec.training and run.family.generator.get_submodule("network").training
 
 
-def given(mask: Tensor) -> tuple[Tensor, Conditions]:
-    """A real clip of which what `mask` [T, H, W] is true for is given."""
-    clip = ShapeMotion(len(mask), HEIGHT, WIDTH).batch(0, 1, seed=0).frames
-    return clip, Conditions(known=clip, mask=mask[None, :, None])
+def test_a_checkpoint_is_complete_without_the_codecs_run(codec: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(codec, tmp_path / "codec")
+    run = trainer(str(copy))
+    run.begin()
+    run.advance()
+    checkpoint.save_step(tmp_path / "run", run.state())
+    shutil.rmtree(copy)
+    model = load(tmp_path / "run", CPU)
+    with run.averaged() as family:
+        chunks = [torch.cat(list(stream(f, CPU, Noise((0,)), 12)), 1) for f in (model.family, family)]
+    assert torch.equal(*chunks)
+    resumed = Trainer(model.experiment, run.source, CPU)
+    resumed.restore(checkpoint.load(tmp_path / "run"))
+    resumed.advance()
+    run.advance()
+    torch.testing.assert_close(resumed.family.state_dict(), run.family.state_dict(), rtol=0, atol=0)
 
 
-def masks() -> dict[str, Tensor]:
-    nothing = torch.zeros(FRAMES, HEIGHT, WIDTH, dtype=torch.bool)
-    parts = {name: nothing.clone() for name in ("first", "last", "both", "box", "dots")}
-    parts["first"][:3] = True
-    parts["last"][-2:] = True
-    parts["both"][0] = parts["both"][-1] = True
-    parts["box"][:, 4:] = True
-    parts["dots"][::2, ::3, ::5] = True
-    return parts
+def test_latents_at_hand_are_what_frames_would_be_coded_as(latent: LatentDiT) -> None:
+    frames = clips(2, 9, 16, 32)
+    with torch.no_grad():
+        latents = latent.generator.codec.encode(frames)[0]  # pyright: ignore[reportOptionalMemberAccess]
+    latent.train()
+    seen, told = losses(latent, Batch(frames), 3)
+    torch.testing.assert_close(losses(latent, Batch(frames[:, :0], latents=latents), 3)[0], seen, rtol=0, atol=0)
+    assert seen.requires_grad and not told.x.requires_grad
 
 
-@pytest.mark.parametrize("part", masks())
-@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "dpm++", "ddpm"])
-def test_what_is_known_stays_and_the_rest_is_drawn(part: str, solver: Solver) -> None:
-    family, mask = model(sampling=LatentDiTSampling(steps=4, solver=solver)), masks()[part]
-    clip, conditions = given(mask)
-    made, free = drawn(family, given=conditions), drawn(family)
-    where = mask[None, :, None].expand_as(made)
-    assert torch.equal(made[where], clip[where])
-    assert not torch.equal(made[~where], clip[~where])
-    assert not torch.equal(made[~where], free[~where]), "what is given has no say in the rest"
-
-
-def test_a_longer_clip_keeps_its_windows_and_what_is_given_late() -> None:
-    family = model()
-    mask = torch.zeros(20, HEIGHT, WIDTH, dtype=torch.bool)
-    mask[17] = True
-    clip, conditions = given(mask)
-    long = drawn(family, 20, conditions)
-    assert torch.equal(long[:, 17], clip[:, 17])
-    torch.testing.assert_close(long[:, :8], drawn(family, 8))
-    assert not torch.equal(long[:, 16], drawn(family, 20)[:, 16])
-
-
-def test_a_window_goes_on_from_the_one_before() -> None:
-    """What comes after the first window changes with it, and with the noise that hides it."""
-    family = model()
-    other = drawn(family, 12, given(torch.ones(2, HEIGHT, WIDTH, dtype=torch.bool))[1])
-    clip = drawn(family, 12)
-    assert not torch.equal(clip[:, 8:], other[:, 8:])
-    family.sampling = replace(family.sampling, context_noise=0.2)
-    noised = drawn(family, 12)
-    assert torch.equal(noised[:, :8], clip[:, :8])
-    assert not torch.equal(noised[:, 8:], clip[:, 8:])
-
-
-@pytest.mark.parametrize("overlap", [0.01, 0.3, 0.99])
-def test_any_overlap(overlap: float) -> None:
-    family = model(sampling=LatentDiTSampling(steps=1, overlap=overlap))
-    assert drawn(family, 19).shape[1] == 19
-
-
-def test_guidance() -> None:
-    family = model(("up", "left"))
-    label = Conditions(label=torch.tensor([1]))
-    plain = drawn(family, given=label)
-    family.sampling = replace(family.sampling, guidance=1.0, guidance_from=0.2, guidance_to=0.7)
-    assert torch.equal(drawn(family, given=label), plain)
-    family.sampling = replace(family.sampling, guidance=3.0)
-    within = drawn(family, given=label)
-    family.sampling = replace(family.sampling, guidance_from=0.0, guidance_to=1.0)
-    assert not torch.equal(within, plain)
-    assert not torch.equal(drawn(family, given=label), within)
-
-
-def test_the_loss_is_of_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the network errs counts only if it was not told; and it sees what it was told without noise."""
-    family, mask = model(), masks()["box"][None, :, None]
-    monkeypatch.setattr(family, "_something_given", lambda x, generator: mask.expand(len(x), -1, -1, -1, -1))
-    batch = ShapeMotion(FRAMES, HEIGHT, WIDTH).batch(0, 2, seed=0)
-    seen: list[Tensor] = []
-
-    def loss(error: Tensor) -> float:
-        def network(x: Tensor, *_: Tensor) -> Tensor:
-            seen.append(x)
-            return error.expand_as(x)
-
-        monkeypatch.setattr(family.generator.denoiser, "forward", network)
-        return family._loss(batch, CPU.generator(0))[0].item()
-
-    right = loss(torch.zeros(1))
-    assert loss(torch.where(mask, 9.0, 0.0)) == right
-    assert loss(torch.where(mask, 0.0, 9.0)) > right + 10
-    where = mask.expand_as(batch.frames)
-    assert torch.equal(seen[0][where], batch.frames[where])
-    assert not torch.equal(seen[0][~where], batch.frames[~where])
-
-
-def test_what_training_gives() -> None:
-    family = model(given=1.0)
-    x = torch.zeros(200, FRAMES, 3, HEIGHT, WIDTH)
-    known = family._something_given(x, CPU.generator(0))
-    frames = known.flatten(2)
-    whole, some = frames.all(2), frames.any(2)
-    kinds = {
-        "first": whole[:, 0] & ~some[:, -1],
-        "last": whole[:, -1] & ~some[:, 0],
-        "both": whole[:, 0] & whole[:, -1],
-        "box": ~whole.any(1) & some.all(1),
+def test_windows_further_on_have_no_frame_coded_alone(latent: LatentDiT) -> None:
+    trained = {
+        (call.x.shape[1], call.alone) for _, call in (losses(latent, Batch(clips(1, 9, 16, 32)), s) for s in range(20))
     }
-    counts = {kind: int(found.sum()) for kind, found in kinds.items()}
-    assert sum(counts.values()) == 200
-    assert min(counts.values()) > 25, counts
-    assert not known.flatten(1).all(1).any(), "something is left to draw"
-    assert not model(given=0.0)._something_given(x, CPU.generator(0)).any()
+    with overheard(latent) as calls:
+        draw(latent, 17)
+    assert trained == {(3, True), (2, False)}
+    assert [(call.x.shape[1], call.alone) for call in calls[::3]] == [(3, True), (2, False), (2, False)]
 
 
-def test_times_are_one_a_clip_or_one_a_frame() -> None:
-    family = model(forcing=0.25)
-    t = family._times(400, FRAMES, CPU.generator(0))
-    apart = (t != t[:, :1]).any(1)
-    assert 0.15 < apart.float().mean() < 0.35
-    assert (t > 0).all() and (t < 1).all()
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_codecs_clip_of_one_group_has_nothing_to_go_on_from(codec: str, frames: int) -> None:
+    family = dit(Facts(frames, 16, 32), codec=codec, patch=(1, 2))
+    assert family.longest == frames
+    calls = [losses(family, Batch(clips(1, frames, 16, 32)), seed)[1] for seed in range(8)]
+    assert {(call.x.shape[1], call.alone) for call in calls} == {(1 + frames // 4, True)}
+    assert draw(family, frames).shape == (1, frames, 3, 16, 32)
 
 
-@pytest.mark.parametrize("parameterisation", ["data", "velocity"])
-def test_it_learns(parameterisation: Parameterisation) -> None:
-    """Of still grey clips whose label says how bright, it learns to do as told and to go on with what is given."""
-
-    class Grey(ShapeMotion):
-        def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
-            label = torch.randint(2, (size,), generator=torch.Generator().manual_seed(step))
-            return Batch((label - 0.5)[:, None, None, None, None].repeat(1, 4, 3, 16, 16), Conditions(label=label))
-
-    source = Grey(4, 16, 16)
-    config = LatentDiTConfig(
-        patch=4, channels=96, depth=2, heads=2, parameterisation=parameterisation, shift=10.0,
-        sampling=LatentDiTSampling(steps=8),
-    )  # fmt: skip
-    trainer = Trainer(Experiment(config, train=TrainConfig(batch=16, lr=2e-3, average=0.95)), source, CPU)
-    for _ in range(250):
-        trainer.advance()
-    with trainer.averaged() as family:
-        label, noise = torch.arange(8) % 2, Noise(tuple(range(8)))
-        clips = torch.cat(list(stream(family, CPU, noise, 4, Conditions(label=label))), 1)
-        expected = (label - 0.5)[:, None, None, None, None]
-        assert (clips - expected).abs().mean() < 0.1
-        opposite = -expected.expand(-1, 1, 3, 16, 16)
-        later = torch.cat(list(stream(family, CPU, noise, 4, Conditions(label=1 - label).beginning(opposite))), 1)
-        assert (later - opposite).abs().mean() < 0.1
+def test_a_long_clip_is_decoded_as_one(latent: LatentDiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, drawn = [], latent._windows
+    monkeypatch.setattr(latent, "_windows", lambda *words: (windows.append(w) or w for w in drawn(*words)))
+    made = draw(latent, 20)
+    assert made.shape == (1, 20, 3, 16, 32) and len(windows) > 2
+    with torch.no_grad():
+        whole = latent.generator.codec.decode(torch.cat(windows, 1))[0]  # pyright: ignore[reportOptionalMemberAccess]
+    torch.testing.assert_close(made, whole[:, :20])
 
 
-def codec(folder: Path, **settings: Any) -> Path:
-    """A video-vae of few steps."""
-    config = VideoVAEConfig(space=4, channels=3, hidden=4, **settings)
-    source = ShapeMotion(9, HEIGHT, WIDTH)
-    return train(Experiment(config, train=TrainConfig(steps=2, batch=2, lr=1e-2)), folder, source=source, run=CPU)
+def test_known_frames_come_back_as_the_codec_gives_them(latent: LatentDiT) -> None:
+    frames = clips(2, 9, 16, 32)
+    codec = latent.codec
+    assert codec is not None
+    with torch.no_grad():
+        coded = codec.decode(codec.encode(frames)[0])[0]
+    torch.testing.assert_close(draw(latent, 9, known(frames, *range(5)), (0, 1))[:, :5], coded[:, :5])
+    torch.testing.assert_close(draw(latent, 9, known(frames, *range(9)), (0, 1)), coded)
+    assert not torch.isclose(draw(latent, 9, known(frames, *range(4)), (0, 1))[:, 1:4], coded[:, 1:4]).all()
 
 
-def test_a_codec_is_taken_once_and_kept(tmp_path: Path) -> None:
-    folder = tmp_path / "codec"
-    trained = load(codec(folder), CPU).family
-    config = LatentDiTConfig(**(TINY | {"patch": 2, "codec": str(folder)}))
-    source = ShapeMotion(9, HEIGHT, WIDTH)
-    experiment = Experiment(config, train=TrainConfig(steps=1, batch=2))
-    run = tmp_path / "run"
-    train(experiment, run, source=source, run=CPU)
-    shutil.rmtree(folder)  # a checkpoint is complete by itself
-    begun = Experiment.from_dict(load_generator(run)[0], "")[0]
-    train(begun.changed(train={"steps": 2}), run, source=source, run=CPU, resume=True)
-    family = load(run, CPU).family
-    assert isinstance(family, LatentDiT) and family.codec is not None
-    torch.testing.assert_close(family.codec.generator.state_dict(), trained.generator.state_dict(), rtol=0, atol=0)
-    assert drawn(family, 12).shape == (1, 12, 3, HEIGHT, WIDTH)
+def test_a_latent_is_given_where_all_its_pixels_are(latent: LatentDiT) -> None:
+    frames = clips(1, 9, 16, 32)
+    mask = torch.ones(1, 8, 1, 16, 32, dtype=torch.bool)  # the last group is never whole
+    mask[0, 0, 0, 5, 9] = False  # of the first frame, and of cell (1, 2)
+    mask[0, 4, 0, 12:] = False  # of the second group, and the last row of cells
+    latents, cells = latent._known(Conditions(known=frames[:, :8], mask=mask), 1, CPU.device)
+    assert latents.shape == (1, 3, 3, 4, 8) and cells.shape == (1, 3, 1, 4, 8)
+    wanted = torch.ones(3, 4, 8, dtype=torch.bool)
+    wanted[0, 1, 2] = wanted[1, 3] = wanted[2] = False
+    assert torch.equal(cells[0, :, 0], wanted)
 
 
-def test_kept_latents_are_learned_from_as_frames_are() -> None:
-    facts = Facts(9, HEIGHT, WIDTH)
-    config = LatentDiTConfig(**(TINY | {"patch": 2, "coded": VideoVAEConfig(space=4, channels=3, hidden=4)}))
-    family = cast(LatentDiT, config.fitted(facts).build())
-    batch = ShapeMotion(9, HEIGHT, WIDTH).batch(0, 2, seed=0)
-    latents = family._encoded(batch.frames)
-    kept = Batch(batch.frames[:, :0], batch.given, latents)
-    assert torch.equal(family._loss(kept, CPU.generator(0))[0], family._loss(batch, CPU.generator(0))[0])
-
-
-def test_known_frames_through_a_codec() -> None:
-    """They come back as the codec gives them, and a latent counts where all of its pixels are known."""
-    config = LatentDiTConfig(**(TINY | {"patch": 2, "coded": VideoVAEConfig(space=4, channels=3, hidden=4)}))
-    family = cast(LatentDiT, config.fitted(Facts(9, HEIGHT, WIDTH)).build()).eval()
-    assert family.codec is not None
-    clip = ShapeMotion(9, HEIGHT, WIDTH).batch(0, 1, seed=0).frames
-    made = drawn(family, 9, Conditions().beginning(clip[:, :5]))
-    back = family.codec.decode(family.codec.encode(clip[:, :5])[0])[0]
-    torch.testing.assert_close(made[:, :5], back)
-    mask = torch.zeros(1, 9, 1, HEIGHT, WIDTH, dtype=torch.bool)
-    mask[:, 1:, :, :6, :8] = True  # the first frame is not; 4 of 6 rows and all of 8 columns fill latents
-    _, cells = family._given(Conditions(known=clip, mask=mask), 1, 3, torch.device("cpu"))
-    expected = torch.zeros(1, 3, 1, HEIGHT // 4, WIDTH // 4, dtype=torch.bool)
-    expected[:, 1:, :, :1, :2] = True
-    assert torch.equal(cells, expected)
-
-
-@pytest.mark.parametrize("frames", [1, 5, 9])
-def test_windows_through_a_codec(frames: int) -> None:
-    """The first has the latent of a first frame, later ones do not; and training sees both."""
-    config = LatentDiTConfig(**(TINY | {"patch": 2, "coded": VideoVAEConfig(space=4, channels=3, hidden=4)}))
-    family = cast(LatentDiT, config.fitted(Facts(frames, HEIGHT, WIDTH)).build()).eval()
-    lengths: list[int] = []
-    family.generator.denoiser.register_forward_pre_hook(lambda _, told: lengths.append(told[0].shape[1]))
-    clip = drawn(family, 21)
-    assert clip.shape[1] == 21
-    window = 1 + (frames - 1) // 4
-    assert lengths[0] == window and set(lengths) == {window, max(1, window - 1)}
-    lengths.clear()
-    batch = ShapeMotion(frames, HEIGHT, WIDTH).batch(0, 1, seed=0)
-    for step in range(20):
-        family._loss(batch, CPU.generator(step))
-    assert set(lengths) == {window, max(1, window - 1)}
+# What is refused
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts", "says"),
     [
-        ({"patch": 5}, "multiples of 5, a token's side"),
-        ({"coded": VideoVAEConfig(space=4, levels=(5, 5))}, "makes tokens: train one without --family.levels"),
-        ({"codec": "nowhere"}, "nowhere"),
+        ({"patch": (2, 8)}, Facts(5, 16, 16), "5 latents in time, which make no tokens of 2: make --family.patch 1 8"),
+        ({}, Facts(6, 20, 16), "multiples of 8, not 20 and 16: choose others with --data.height"),
+        ({"codec": "nowhere"}, FACTS, "nowhere: no checkpoint there"),
+        ({"hidden": 20, "heads": 3}, FACTS, "width of 20 in 3 heads"),
     ],
 )
-def test_what_cannot_be_trained(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LatentDiTConfig(**(TINY | settings)).fitted(Facts(9, HEIGHT, WIDTH))
+def test_settings_that_do_not_fit_the_clips_are_refused(settings: dict[str, Any], facts: Facts, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        replace(TINY, **settings).fitted(facts).build()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"patch": (0, 1)}, {"depth": 0}, {"shift": 0.0}, {"dropout": 1.0}], ids=lambda s: next(iter(s))
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"latent-dit: .*{next(iter(settings))}"):
+        LatentDiTConfig(**settings)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"guidance": -1.0}, {"guidance_from": 0.7, "guidance_to": 0.7}, {"overlap": 1.0},
-     {"context_noise": 0.5}],
-)  # fmt: skip
-def test_what_cannot_be_chosen(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="latent-dit: "):
-        LatentDiTSampling(**settings)
+    [{"steps": 0}, {"interval": (0.6, 0.4)}, {"interval": (0.0, 2.0)}, {"context_noise": 0.3}, {"overlap": 1.0}],
+    ids=lambda s: next(iter(s)),
+)
+def test_sampling_out_of_range_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"latent-dit: .*{next(iter(settings))}"):
+        replace(LatentDiTSampling(), **settings)
 
 
-def test_the_configuration_comes_back_whole() -> None:
-    config = LatentDiTConfig(coded=VideoVAEConfig(space=4), sampling=LatentDiTSampling(solver="heun"))
-    assert from_dict(LatentDiTConfig, to_dict(config), "here") == config
+@pytest.mark.parametrize(("facts", "settings"), [(FACTS, {}), (LABELLED, {"dropout": 0.0})])
+def test_guidance_wants_labels_that_were_left_out(facts: Facts, settings: dict[str, Any]) -> None:
+    family = dit(facts, **settings)
+    family.sampling = replace(family.sampling, guidance=2.0)
+    with pytest.raises(ValueError, match="make guidance 1"):
+        draw(family)
 
 
-def test_masks_of_other_sizes_are_refused() -> None:
-    known, mask = torch.zeros(1, 2, 3, 4, 4), torch.ones(1, 2, 1, 4, 4, dtype=torch.bool)
-    with pytest.raises(ValueError, match="LatentDiT makes 1 clips of 32x16 here"):
-        drawn(model(), given=Conditions(known=known, mask=mask))
+@pytest.mark.parametrize(
+    ("frames", "mask"), [((2, 1, 3, 16, 16), (2, 1, 1, 16, 16)), ((1, 1, 3, 8, 16), (1, 1, 1, 8, 16))]
+)
+def test_frames_of_other_shapes_are_refused(frames: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    given = Conditions(known=torch.zeros(frames), mask=torch.ones(mask, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"LatentDiT makes 1 clips of 16x16 here, but known is .*: resize the frames"):
+        draw(dit(), 6, given)
+
+
+def test_a_codec_of_tokens_is_refused(tmp_path: Path) -> None:
+    tokens = VideoVAEConfig(space=4, levels=(4, 5, 3), hidden=4)
+    run = Trainer(Experiment(tokens), ShapeMotion(9, 16, 32), CPU)
+    checkpoint.save_step(tmp_path, run.state())
+    with pytest.raises(ValueError, match=r"makes tokens: train one without --family\.levels"):
+        replace(TINY, codec=str(tmp_path)).fitted(Facts(9, 16, 32))
+
+
+def test_the_preset_for_latents_says_what_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"runs/codec: no checkpoint there .*kinema train"):
+        preset("latent-dit", "latent").family.fitted(Facts(17, 64, 64))

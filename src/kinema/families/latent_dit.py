@@ -1,48 +1,36 @@
-"""Latent DiT: a transformer that denoises the latents of clips, each frame at a noise level of its own.
+"""Latent DiT: a diffusion transformer over a clip's latents, trained by flow matching, with a noise level a frame.
 
-A diffusion transformer (Peebles and Xie 2023, arXiv 2212.09748) trained by flow matching (Lipman et al. 2022, arXiv
-2210.02747) at logit-normal times (Esser et al. 2024, arXiv 2403.03206, section 3.1). It works on the latents of a
-codec, or on pixels, which are then the latents: squares of them are its tokens.
+A transformer whose blocks are modulated by noise level and label (DiT: Peebles and Xie 2022, arXiv 2212.09748; over
+video: Latte, arXiv 2401.03048) learns the way from data to noise (flow matching: Lipman et al. 2022, arXiv 2210.02747)
+in the latents of a trained codec (Rombach et al. 2021, arXiv 2112.10752), or in pixels, which are then latents of 3
+channels. Each frame has a noise level of its own (diffusion forcing: Chen et al. 2024, arXiv 2407.01392), so that one
+network draws clips from nothing, goes on from frames in both directions, fills in between and paints in:
 
-What is given is told in two ways. As in diffusion forcing (Chen et al. 2024, arXiv 2407.01392) every frame has its own
-time, and a frame that is given is simply one without noise; inside a frame a mask beside the latents tells which of
-them are. Training gives some clips nothing, others their first frames, their last, both, or all but a box, so that one
-model generates, predicts, goes backwards, interpolates and in-paints. The loss is that of what is not given.
-
-Clips longer than those of training are drawn in windows, each of which is given the end of the one before. Such frames
-may be given with a little noise (`context_noise`), which hides the errors that would else add up; training does so too.
-A codec codes a clip's first frame alone, so later windows have no such latent: some of training is without it.
+- In training some of a clip is given: its first frames, its last, both, a region of all of them, or nothing. Given
+  cells are clean in the input, a channel beside the latents marks them, the noise level of a frame that is given as a
+  whole is 0, and the loss is over the rest. Sampling gives what `known` and `mask` say in the same way.
+- Longer clips are drawn in windows as long as a training clip, each given the last frames of the one before. These may
+  be noised a little, so that errors in them are not taken for truth; a part of training gives frames in this way too.
+- A codec codes a clip's first frame alone. Windows further on in a video have no such latent: they are shorter by it,
+  and some training steps are on clips without it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated
 
 import torch
+import tyro
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from kinema import flow
 from kinema.families.video_vae import VideoVAE, VideoVAEConfig
 from kinema.family import Facts, Family, FamilyConfig, Turn
-from kinema.flow import (
-    Parameterisation,
-    Path,
-    Prediction,
-    Solver,
-    guided,
-    logit_normal_times,
-    noised,
-    prediction,
-    shifted,
-    solve,
-    target,
-    times,
-    trailing,
-    weight,
-)
 from kinema.nn.known import known_pixels
 from kinema.nn.labels import labels
 from kinema.nn.rotary import grid
@@ -51,45 +39,44 @@ from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
-WAVES = 128  # frequencies that a time is told in
-INSIDE = 0.25  # of training steps without the latent of a clip's first frame
-NOISIEST = 0.3  # time up to which given frames are noised in training, half of the clips'
+START, END, REGION = 0.4, 0.2, 0.2  # of training clips whose first frames are given, whose last, and a region of all
+CONTEXT = 0.2  # the highest noise level of given frames; in half of the clips that have some they are noised
+FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
+INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
+WAVES = 128  # frequencies that tell a noise level
 
 
 @dataclass(frozen=True)
 class LatentDiTSampling:
-    """What may be chosen anew for every clip."""
+    """How clips are drawn from a trained model."""
 
     steps: int = 24
-    """Of the solver."""
-    solver: Solver = "dpm++"
-    """How to go from noise to data: euler, heun, ddim, dpm++ or ddpm."""
+    """Of the solver, in each window."""
+    solver: flow.Solver = "dpm++"
+    """How a step is made; heun calls the network twice."""
     guidance: float = 1.0
-    """How far to go beyond what the label asks for (1: no further), at twice the cost."""
-    guidance_from: float = 0.0
-    """The time down to which there is guidance."""
-    guidance_to: float = 1.0
-    """The time up to which there is guidance."""
-    overlap: float = 0.5
-    """Share of a window that was drawn before it, where a clip is longer than those of training."""
+    """Scale of classifier-free guidance by the label; 1 is none, and above it the network is called twice."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels that are guided, above the first and up to the second."""
     context_noise: float = 0.0
-    """Time, up to 0.3, to which frames that a window goes on from are noised."""
+    """Noise level of the frames that a longer clip goes on from, up to 0.2; 0 leaves them as they are."""
+    overlap: float = 0.5
+    """Share of a window that is given by the one before; the greater, the steadier and slower long clips are."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.guidance < 0:
-            raise ValueError("latent-dit: steps must be at least 1, and guidance must not be negative")
-        if not 0 <= self.guidance_from < self.guidance_to <= 1:
-            raise ValueError("latent-dit: guidance is from a time of at least 0 to a later one of at most 1")
-        if not 0 < self.overlap < 1 or not 0 <= self.context_noise <= NOISIEST:
-            raise ValueError(f"latent-dit: overlap must be between 0 and 1, context_noise from 0 to {NOISIEST}")
+        low, high = self.interval
+        if self.steps < 1 or not 0 <= low < high <= 1:
+            raise ValueError("latent-dit: steps must be at least 1 and interval rise within 0 and 1")
+        if not 0 <= self.context_noise <= CONTEXT or not 0 < self.overlap < 1:
+            raise ValueError(f"latent-dit: context_noise must be in 0 to {CONTEXT} and overlap between 0 and 1")
 
 
 @dataclass(frozen=True)
 class LatentDiTConfig(FamilyConfig):
-    """The defaults are for clips of 64x64 on a laptop, without a codec."""
+    """The defaults are for the latents of a codec on a laptop; `kinema.presets` has others."""
 
     frames: int | None = None
-    """T of a training clip; taken from the clips."""
+    """T of a training clip, and of a window of a longer one; taken from the clips."""
     height: int | None = None
     """Pixels; taken from the clips."""
     width: int | None = None
@@ -97,122 +84,136 @@ class LatentDiTConfig(FamilyConfig):
     categories: int | None = None
     """Classes that it is told; taken from the labels, 0 without."""
     codec: str | None = None
-    """A trained video-vae, its run or a checkpoint; none: the model draws pixels."""
-    coded: VideoVAEConfig | None = None
-    """The codec's configuration; taken from the codec."""
-    patch: int = 8
-    """Latents, or pixels, of a token's side."""
-    channels: int = 192
-    """Of a token inside the transformer."""
-    depth: int = 6
+    """A run of video-vae whose latents are modelled; None: pixels are."""
+    coded: Annotated[VideoVAEConfig | None, tyro.conf.Suppress] = None
+    """The codec's configuration; taken from its run."""
+    patch: tuple[int, int] = (1, 1)
+    """Latents in time, and of a side, that make a token: with noise levels a frame, the first share one."""
+    hidden: int = 256
+    """Dimensions of a token."""
+    depth: int = 8
     """Blocks of the transformer."""
     heads: int = 4
-    """Of each attention."""
-    attention: AttentionKind = "factorised"
-    """Between all tokens, or by turns inside each frame and along time."""
-    path: Path = "rectified"
-    """From data to noise: rectified, cosine or linear."""
-    parameterisation: Parameterisation = "data"
-    """What the network predicts: velocity, epsilon, v or data, for tokens of more values than `channels` can tell."""
-    shift: float = 3.0
-    """Of times towards noise, in training and sampling, as large clips of much the same need: `flow.shifted`."""
-    forcing: float = 0.3
-    """Share of the clips that have another time in every frame; in the others all frames have one."""
-    given: float = 0.5
-    """Share of the clips of which something is given: first frames, last ones, both, or all but a box."""
-    drop: float = 0.1
-    """Share of the clips whose label is not told, so that guidance can tell what a label changes."""
+    """Of attention."""
+    attention: AttentionKind = "full"
+    """Over all tokens, or "factorised" over those of a frame and those of a place in turn: for many tokens."""
+    path: flow.Path = "rectified"
+    """The way from data to noise."""
+    parameterisation: flow.Parameterisation = "velocity"
+    """What the network tells of it: "data" where tokens have more values than `hidden`, as those of pixels have."""
+    shift: float = 2.0
+    """How far noise levels are moved towards noise, in training and sampling (1: not): what many values share can be
+    seen through much noise, so the more frames there are, the more; their root is a good beginning."""
+    dropout: float = 0.1
+    """Share of labels that are left out in training, which guidance needs."""
     sampling: LatentDiTSampling = LatentDiTSampling()
-    """How clips are drawn if nothing else is asked for."""
+    """How clips are drawn, where a caller does not say."""
 
     def __post_init__(self) -> None:
-        if min(self.patch, self.channels, self.depth, self.heads) < 1 or self.shift <= 0:
-            raise ValueError("latent-dit: patch, channels, depth and heads must be at least 1, shift above 0")
-        if not all(0 <= share <= 1 for share in (self.forcing, self.given, self.drop)):
-            raise ValueError("latent-dit: forcing, given and drop are shares, from 0 to 1")
+        if min(*self.patch, self.hidden, self.depth, self.heads) < 1:
+            raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1")
+        if self.shift <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError("latent-dit: shift must be more than 0 and dropout in [0, 1)")
 
     def fitted(self, facts: Facts) -> LatentDiTConfig:
-        """The configuration for clips of these sizes and classes, and for the codec."""
+        """The configuration for clips of these sizes and classes, whose latents must be whole tokens."""
         coded = self.coded
-        if coded is not None:
-            coded = coded.fitted(facts)
-        elif self.codec is not None:
+        if coded is None and self.codec is not None:
             coded = replace(VideoVAEConfig.of(self.codec, facts), adversarial=0.0)  # its critic has done its work
         if coded is not None and coded.levels:
-            raise ValueError(
-                f"latent-dit: the codec {self.codec} makes tokens: train one without --family.levels, whose latents "
-                "are continuous, or train token-transformer with this one"
-            )
-        side = self.patch * (1 if coded is None else coded.space)
-        if facts.height % side or facts.width % side:
-            raise ValueError(
-                f"latent-dit: height and width must be multiples of {side}, a token's side, not {facts.height} and "
-                f"{facts.width}: choose others with --data.height and --data.width, or another --family.patch"
-            )
-        return replace(self, coded=coded).completed(
+            raise ValueError(f"latent-dit: the codec {self.codec} makes tokens: train one without --family.levels")
+        config = replace(self, coded=coded and coded.fitted(facts)).completed(
             frames=facts.frames, height=facts.height, width=facts.width, categories=len(facts.classes)
         )
+        (time, side), (length, _, height, width) = self.patch, config.latents
+        if length % time:
+            raise ValueError(
+                f"latent-dit: clips of {facts.frames} frames are {length} latents in time, which make no tokens of "
+                f"{time}: make --family.patch 1 {side}, or choose another --data.frames"
+            )
+        if height % side or width % side:
+            multiple = side * facts.height // height
+            raise ValueError(
+                f"latent-dit: height and width must be multiples of {multiple}, not {facts.height} and {facts.width}: "
+                f"choose others with --data.height and --data.width, or make --family.patch {time} 1"
+            )
+        return config
 
     def build(self) -> LatentDiT:
-        """The untrained model, with an untrained codec."""
+        """The untrained model."""
         return LatentDiT(self)
 
+    @property
+    def latents(self) -> tuple[int, int, int, int]:
+        """L, C, h and w of a training clip's latents."""
+        frames, height, width = self.filled("frames", "height", "width")
+        if self.coded is None:
+            return frames, 3, height, width
+        space, time = self.coded.space, self.coded.time
+        return 1 + (frames - 1) // time, self.coded.channels, height // space, width // space
 
-class Denoiser(nn.Module):
-    """Noisy latents, which of them are given, and each frame's time, to what the parameterisation asks for."""
 
-    def __init__(self, config: LatentDiTConfig, channels: int, categories: int) -> None:
+class Network(nn.Module):
+    """What tells data from noise: the transformer, and what makes tokens of latents and latents of tokens."""
+
+    def __init__(self, config: LatentDiTConfig) -> None:
         super().__init__()
-        self.patch, width, values = config.patch, config.channels, config.patch**2
-        self.embed = nn.Linear((channels + 1) * values, width)
-        self.time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(categories + 1, width)  # the last: not told
-        self.transformer = Transformer(width, config.depth, config.heads, config.attention, conditioned=True)
-        self.read = nn.Linear(width, channels * values)
-        nn.init.zeros_(self.read.weight)
-        nn.init.normal_(self.label.weight, std=0.02)
+        (self.time, self.side), (_, channels, height, width) = config.patch, config.latents
+        (categories,), hidden = config.filled("categories"), config.hidden
+        cells, places = self.time * self.side**2, (height // self.side) * (width // self.side)
+        self.embed = nn.Linear(cells * (channels + 1), hidden)
+        self.places = nn.Parameter(0.02 * torch.randn(places, hidden))  # rotary positions only tell how far apart
+        self.level = nn.Sequential(nn.Linear(2 * WAVES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.label = nn.Embedding(categories + 1, hidden)  # the last says that none is told
+        self.alone = nn.Parameter(torch.zeros(hidden))
+        self.transformer = Transformer(hidden, config.depth, config.heads, config.attention, conditioned=True)
+        self.head = nn.Linear(hidden, cells * channels)
+        nn.init.normal_(self.label.weight, std=0.2)  # about as large as what tells the level
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(
         self,
         x: Float[Tensor, "B L C h w"],
-        known: Bool[Tensor, "B L 1 h w"],
-        t: Float[Tensor, "B L"],
+        given: Bool[Tensor, "B L 1 h w"],
+        levels: Float[Tensor, "B L"],
         label: Int64[Tensor, " B"],
+        alone: bool,
     ) -> Float[Tensor, "B L C h w"]:
-        """What the network makes of `x`, float32."""
-        length, rows, columns = x.shape[1], x.shape[3] // self.patch, x.shape[4] // self.patch
-        told = torch.cat([x, known.to(x) * 2 - 1], 2)
-        tokens = rearrange(told, "b l c (h p) (w q) -> b (l h w) (p q c)", p=self.patch, q=self.patch)
-        condition = self.time(_waves(t)) + self.label(label)[:, None]  # [B, L, D]
-        y = self.transformer(self.embed(tokens), grid(length, rows, columns), condition, length)
-        return rearrange(
-            self.read(y).float(), "b (l h w) (p q c) -> b l c (h p) (w q)",
-            l=length, h=rows, p=self.patch, q=self.patch,
-        )  # fmt: skip
+        """What `x`, clean where `given`, is of, in the model's parameterisation; float32.
 
-
-def _waves(t: Float[Tensor, "B L"]) -> Float[Tensor, "B L waves"]:
-    """Times as cosines and sines, of a thousand steps as in DiT's code and DDPM's before it."""
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(WAVES, device=t.device) / WAVES)
-    angles = 1_000 * t[..., None].float() * frequencies
-    return torch.cat([angles.cos(), angles.sin()], -1)
+        The `levels` of a token's latents are one; `alone` says whether the first latent is of a frame coded alone.
+        """
+        seen = torch.cat([x, given.to(x)], 2)
+        sizes = {"i": self.time, "p": self.side, "q": self.side}
+        tokens = rearrange(seen, "b (l i) c (h p) (w q) -> b l (h w) (i p q c)", **sizes)
+        frames, height, width = tokens.shape[1], x.shape[3] // self.side, x.shape[4] // self.side
+        condition = self.level(_waves(levels[:, :: self.time])) + self.label(label)[:, None]  # [B, frames, D]
+        if alone:
+            condition = torch.cat([condition[:, :1] + self.alone, condition[:, 1:]], 1)
+        tokens = (self.embed(tokens) + self.places).flatten(1, 2)
+        told = self.head(self.transformer(tokens, grid(frames, height, width), condition, frames)).float()
+        return rearrange(told, "b (l h w) (i p q c) -> b (l i) c (h p) (w q)", l=frames, h=height, **sizes)
 
 
 class Generator(nn.Module):
-    """The denoiser, and the codec of its latents if there is one."""
+    """The network and the codec, which stays as it was trained."""
 
-    def __init__(self, config: LatentDiTConfig, categories: int) -> None:
+    def __init__(self, config: LatentDiTConfig) -> None:
         super().__init__()
-        self.codec = None if config.coded is None else config.coded.build()
-        self.denoiser = Denoiser(config, 3 if self.codec is None else self.codec.channels, categories)
+        self.codec: VideoVAE | None = config.coded.build() if config.coded else None
+        self.network = Network(config)
+
+    def train(self, mode: bool = True) -> Generator:
+        """Turn training on or off in the network."""
+        super().train(mode)
+        if self.codec is not None:
+            self.codec.eval()
+        return self
 
 
 class LatentDiT(Family):
-    """A diffusion transformer over latents or pixels; told the label where it was trained with labels.
-
-    Pixels that are known stay exactly as they are; through a codec they come back as it gives them, and count where all
-    pixels of a latent, in all frames that share it, are known.
-    """
+    """A latent diffusion transformer; told the label where it was trained with labels, given frames and regions."""
 
     accepts = frozenset({"label", "known", "mask"})
     streams = frozenset({"latents"})
@@ -222,171 +223,170 @@ class LatentDiT(Family):
 
     def __init__(self, config: LatentDiTConfig) -> None:
         super().__init__()
-        frames, self.height, self.width, self.categories = config.filled("frames", "height", "width", "categories")
         self.config, self.sampling = config, config.sampling
-        self.generator = Generator(config, self.categories)
-        self.window = frames if self.codec is None else self.codec.length(frames)  # L of training
+        self.generator = Generator(config)
+        (self.categories,), self.length = config.filled("categories"), config.latents[0]
+        self.grouped = config.coded is not None and config.coded.time > 1  # so the first frame was coded alone
+        self.inside = self.length - config.patch[0] * self.grouped  # latents of a window further on
+        if self.inside < 2 * config.patch[0]:
+            self.longest = config.frames  # there is none to go on from and one to draw
 
     @property
     def codec(self) -> VideoVAE | None:
-        """What turns clips into latents; None: the model draws pixels."""
+        """The trained codec; None in pixels."""
         return self.generator.codec
 
     def begin(self) -> None:
-        """Take the codec's weights; raises ValueError where they cannot be had."""
+        """Take the weights of the trained codec."""
         if self.codec is not None and self.config.codec is not None:
             self.codec.load_weights(self.config.codec)
 
     def turns(self) -> Sequence[Turn]:
-        """The denoiser's; the codec stays as it is."""
-        return (Turn("denoiser", self.generator.denoiser, self._loss),)
-
-    # Training
+        """One: the network learns to denoise, and the codec stays as it is."""
+        return (Turn("generator", self.generator.network, self._loss),)
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The squared error of what the network should predict (arXiv 2210.02747, eq. 9), where nothing is given."""
-        config = self.config
-        x0 = batch.latents.float() if batch.latents is not None else self._encoded(batch.frames)
-        clips, device = len(x0), x0.device
-        if self.codec is not None and torch.rand((), generator=generator, device=device) < INSIDE:
-            x0 = x0[:, min(1, self.window - 1) :]
-        known = self._something_given(x0, generator)
-        whole = known.flatten(2).all(2)  # [B, L] frames without anything to draw
-
-        noisy = torch.rand(2, clips, 1, generator=generator, device=device)
-        t = torch.where(whole, NOISIEST * noisy[0] * (noisy[1] < 0.5), self._times(clips, x0.shape[1], generator))
-        eps = torch.randn(x0.shape, generator=generator, device=device)
-        x = torch.where(_parts(known, whole), x0, noised(config.path, x0, eps, t))
-
-        dropped = torch.rand(clips, generator=generator, device=device) < config.drop
-        label = torch.where(dropped, self.categories, self._label(batch, clips, device))
-        output = self.generator.denoiser(x, known, t, label)
-        error = (output - target(config.parameterisation, config.path, x0, eps, t)).square().mean(2, keepdim=True)
-        error = error * trailing(weight(config.parameterisation, config.path, t), error)
-        loss = (error * ~known).sum() / (~known).sum().clamp(min=1)
+        """The mean squared error of what the network tells of the cells that are not given."""
+        config, x0 = self.config, self._latents(batch)
+        draw = partial(torch.rand, generator=generator, device=x0.device)
+        inside = self.grouped and self.longest is None and bool(draw(()) < INSIDE)
+        if inside:
+            x0 = x0[:, self.length - self.inside :]
+        given, levels, asked = self._task(x0, generator)
+        eps = torch.randn(x0.shape, generator=generator, device=x0.device)
+        x = torch.where(given, x0, flow.noised(config.path, x0, eps, levels))
+        label = torch.full((len(x0),), self.categories, device=x0.device)
+        if self.categories and batch.given.label is not None:
+            label = torch.where(draw(len(x0)) < config.dropout, label, batch.given.label)
+        told = self.generator.network(x, given, levels, label, alone=self.grouped and not inside)
+        error = (told - flow.target(config.parameterisation, config.path, x0, eps, levels)).square().mean(2, True)
+        error = error * flow.trailing(flow.weight(config.parameterisation, config.path, levels), error)
+        loss = error.masked_fill(~asked, 0).sum() / asked.sum().clamp(min=1)
         return loss, {"error": loss}
 
     @torch.no_grad()
-    def _encoded(self, frames: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B L C h w"]:
-        """The latents of whole clips."""
-        return frames if self.codec is None else self.codec.encode(frames)[0]
+    def _latents(self, batch: Batch) -> Float[Tensor, "B L C h w"]:
+        """The latents of the clips, which may be at hand."""
+        if batch.latents is not None:
+            return batch.latents
+        return batch.frames if self.codec is None else self.codec.encode(batch.frames)[0]
 
-    def _label(self, batch: Batch, clips: int, device: torch.device) -> Int64[Tensor, " B"]:
-        """The label of each clip, or that there is none."""
-        if batch.given.label is None or not self.categories:
-            return torch.full((clips,), self.categories, device=device)
-        return batch.given.label
+    def _task(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What each clip is to learn from: its given cells, noise levels [B, L], and the cells that are asked for.
 
-    def _times(self, clips: int, length: int, generator: torch.Generator) -> Float[Tensor, "B L"]:
-        """Times of frames: the same in a clip, or in a share of the clips each its own."""
-        each = logit_normal_times((clips, length), generator)
-        apart = torch.rand(clips, 1, generator=generator, device=generator.device) < self.config.forcing
-        return shifted(torch.where(apart, each, each[:, :1]), self.config.shift)
+        Cells are [B, L, 1, h, w]. A given frame that is noised counts as neither: what is told of it is of no use.
+        """
+        (clips, length, _, height, width), time, device = x0.shape, self.config.patch[0], x0.device
+        draw = partial(torch.rand, generator=generator, device=device)
+        ends = draw(2, clips, 1) < torch.tensor([START, END], device=device)[:, None, None]
+        frames = ~_stretch(length, draw(2, clips, 1) * ends)[:, :, None, None, None]  # [B, L, 1, 1, 1]
+        noised = draw(clips, 1, 1, 1, 1) < 0.5
+        box = _stretch(height, draw(2, clips, 1))[:, :, None] & _stretch(width, draw(2, clips, 1))[:, None]  # [B, h, w]
+        outside, some = draw(clips, 1, 1) < 0.5, draw(clips, 1, 1) < REGION
+        given = (frames & ~noised) | ((box ^ outside) & some)[:, None, None]
+        context = _whole(frames & noised, time)  # [B, L]
 
-    def _something_given(self, x: Float[Tensor, "B L C h w"], generator: torch.Generator) -> Bool[Tensor, "B L 1 h w"]:
-        """What is given of each clip: nothing, or one of four parts that are as probable."""
-        clips, length, _, height, width = x.shape
-
-        def between(low: int, high: int) -> Int64[Tensor, "B 1 1 1 1"]:
-            """An integer for each clip, from `low` to `high`."""
-            size = (clips, 1, 1, 1, 1)
-            return torch.randint(low, max(low, high) + 1, size, generator=generator, device=x.device)
-
-        time = torch.arange(length, device=x.device)[:, None, None, None]
-        row = torch.arange(height, device=x.device)[:, None]
-        column = torch.arange(width, device=x.device)
-        beginning, end = time < between(1, length - 1), time >= length - between(1, length - 1)
-        ends = (time < between(1, length // 2)) | (time >= length - between(1, (length - 1) // 2))
-        top, left = between(0, height - 1), between(0, width - 1)
-        box = (top <= row) & (row <= top + between(height // 4, height // 2))
-        box = box & (left <= column) & (column <= left + between(width // 4, width // 2))
-        parts = torch.stack([part.expand(clips, length, 1, height, width) for part in (beginning, end, ends, ~box)])
-        known = parts[between(0, 3).flatten(), torch.arange(clips, device=x.device)]
-        return known & (torch.rand(clips, 1, 1, 1, 1, generator=generator, device=x.device) < self.config.given)
-
-    # Sampling
+        drawn = flow.logit_normal_times((clips, length // time), generator)
+        one_each = draw(clips, 1) < FORCED
+        levels = flow.shifted(torch.where(one_each, drawn, drawn[:, :1]), self.config.shift)
+        levels = torch.where(context, CONTEXT * draw(clips, 1), levels.repeat_interleave(time, 1))
+        asked = ~(given | context[:, :, None, None, None])
+        return given, levels.masked_fill(_whole(given, time), 0), asked
 
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
-        """Yield a window's new frames at a time.
+        """Yield the clips window by window, with what is given where it is.
 
-        Raises ValueError for labels, sizes and masks that are not this model's.
+        In pixels the known ones come back as they are. A codec's latents are given where all the pixels that they are
+        of are known, and these come back as the codec codes them; where only some are known, none count. A window knows
+        only what is given in it: to go towards what is given later, ask for no more frames than a window has.
         """
         self.refuse_unusable(given)
-        device = self.generator.denoiser.read.weight.device
+        device = next(self.generator.parameters()).device
+        if self.sampling.guidance != 1 and not (self.categories and self.config.dropout):
+            raise ValueError("this model was not trained with labels left out, which guidance needs: make guidance 1")
         label = labels(given, self.categories, noise, "latents", device)
-        length = frames if self.codec is None else self.codec.length(frames)
-        latents = self._windows(*self._given(given, len(noise), length, device), label, noise)
-        if self.codec is not None:
-            yield from self.codec.decoded(latents, frames)
-            return
-        for drawn in latents:
-            yield drawn.clamp(-1, 1)
-
-    def _given(self, given: Conditions, clips: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The latents of what is given [B, length, C, h, w], and where it is [B, length, 1, h, w]."""
-        known, mask = known_pixels("LatentDiT", given, clips, self.height, self.width)
-        known, mask = known.to(device), mask.to(device)
+        known, cells = self._known(given, len(noise), device)
         if self.codec is None:
-            x0, cells = torch.where(mask, known, 0), mask
-        elif mask.shape[1]:
-            x0, cells = self.codec.given(known, mask)
-            cells = cells[:, :, None]
+            yield from self._windows(frames, known, cells, label, noise)
         else:
-            height, width = self.height // self.codec.space, self.width // self.codec.space
-            x0, cells = known.new_zeros(clips, 0, self.codec.channels, height, width), mask.new_zeros(clips, 0)
-            cells = cells[..., None, None, None].expand(-1, -1, 1, height, width)
-        return _lengthened(x0[:, :length].float(), length), _lengthened(cells[:, :length], length)
+            windows = self._windows(self.codec.length(frames), known, cells, label, noise)
+            yield from self.codec.decoded(windows, frames)
 
-    def _windows(self, given: Tensor, known: Tensor, label: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """Yield the latents of a clip, a window's new ones at a time; all but the first go on from the one before."""
-        length, window, later = given.shape[1], self.window, max(1, self.window - (self.codec is not None))
-        carried = min(later - 1, max(1, round(self.sampling.overlap * later)))
-        past, done = given[:, :0], 0
+    def _known(self, given: Conditions, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The latents of the given frames [B, l, C, h, w], and which of them are given [B, l, 1, h, w]."""
+        known, mask = known_pixels("LatentDiT", given, clips, *self.config.filled("height", "width"))
+        known, mask, codec = known.to(device), mask.to(device), self.codec
+        if codec is None:
+            return torch.where(mask, known, 0), mask
+        if not known.shape[1]:
+            empty = torch.empty(clips, 0, *self.config.latents[1:], device=device)
+            return empty, empty[:, :, :1].bool()
+        latents, cells = codec.given(known, mask)
+        return latents, cells[:, :, None]
+
+    def _windows(self, length: int, known: Tensor, cells: Tensor, label: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """Yield the latents of videos, `length` in time, of which those in `cells` are `known`.
+
+        Each window begins with the last latents of the one before; all are drawn whole, however many are asked for.
+        """
+        time, tokens = self.config.patch[0], self.inside // self.config.patch[0]
+        overlap = time * min(max(1, round(self.sampling.overlap * tokens)), tokens - 1)
+        context, done = known[:, :0], 0
         while done < length:
-            before = past.shape[1]
-            new = slice(done, done + window - before)
-            x0 = _lengthened(torch.cat([past, given[:, new]], 1), window)
-            where = torch.cat([torch.ones_like(past[:, :, :1], dtype=torch.bool), known[:, new]], 1)
-            drawn = self._draw(x0, _lengthened(where, window), before, label, noise)
-            yield drawn[:, before : before + length - done]
-            done, past, window = new.stop, drawn[:, window - carried :], later
+            begin, size = (done - overlap, self.inside) if done else (0, self.length)
+            window = self._draw(context, _cut(known, begin, size), _cut(cells, begin, size), label, noise)
+            yield window[:, done - begin :][:, : length - done]
+            context, done = window[:, -overlap:], begin + size
 
-    def _draw(self, x0: Tensor, known: Tensor, before: int, label: Tensor, noise: Noise) -> Tensor:
-        """The latents of a window of which `x0` holds what is known; `before` frames are from the window before."""
-        config, chosen = self.config, self.sampling
-        whole = known.flatten(2).all(2)  # [B, L]
-        parts = _parts(known, whole)
-        still = torch.zeros(whole.shape, device=x0.device)  # the time at which frames are given
-        still[:, :before] = chosen.context_noise
-        at = torch.where(
-            whole, still, times(chosen.steps, config.shift).to(x0.device)[:, None, None]
-        )  # [steps+1, B, L]
+    def _draw(self, context: Tensor, known: Tensor, cells: Tensor, label: Tensor, noise: Noise) -> Tensor:
+        """A window [B, L, C, h, w] that begins with the latents of `context` and has the `known` ones in `cells`."""
+        config, sampling, overlap = self.config, self.sampling, context.shape[1]
+        alone, unlabelled = self.grouped and not overlap, torch.full_like(label, self.categories)
+        clean = torch.cat([context, known[:, overlap:]], 1)
+        if not sampling.context_noise:
+            cells = torch.cat([torch.ones_like(cells[:, :overlap]), cells[:, overlap:]], 1)
+        levels = flow.times(sampling.steps, config.shift)[:, None, None].repeat(1, *clean.shape[:2]).to(clean.device)
+        levels[:, :, :overlap] = sampling.context_noise
+        levels = levels.masked_fill(_whole(cells, config.patch[0]), 0)  # [steps + 1, B, L]
 
-        def fresh() -> Tensor:
-            return noise.normal("latents", *x0.shape[1:], device=x0.device)
+        def denoise(x: Tensor, levels: Tensor) -> flow.Prediction:
+            x = torch.where(cells, clean, x)
+            tell = partial(self.generator.network, x, cells, levels, alone=alone)
+            told = flow.guided(
+                tell(label=label), lambda: tell(label=unlabelled), levels, sampling.guidance, sampling.interval
+            )
+            return flow.prediction(config.parameterisation, config.path, x, told, levels)
 
-        def denoise(x: Tensor, t: Tensor) -> Prediction:
-            seen = torch.where(parts, x0, x)
-
-            def network(told: Tensor) -> Tensor:
-                return self.generator.denoiser(seen, known, t, told)
-
-            untold = torch.full_like(label, self.categories)
-            interval = chosen.guidance_from, chosen.guidance_to
-            output = guided(network(label), lambda: network(untold), t, chosen.guidance, interval)
-            found = prediction(config.parameterisation, config.path, x, output, t)
-            return Prediction(torch.where(known, x0, found.x0), torch.where(known, eps, found.eps))
-
-        eps = fresh()
-        x = torch.where(whole[..., None, None, None], noised(config.path, x0, eps, still), eps)
-        return torch.where(known, x0, solve(chosen.solver, denoise, x, at, config.path, fresh))
+        fresh = partial(noise.normal, "latents", *clean.shape[1:], device=clean.device)
+        x = fresh()
+        noised = flow.noised(config.path, context, x[:, :overlap], levels.new_full((), sampling.context_noise))
+        x = torch.cat([noised, x[:, overlap:]], 1)
+        x = flow.solve(sampling.solver, denoise, x, levels, config.path, fresh)
+        x = torch.where(cells, clean, torch.cat([context, x[:, overlap:]], 1))
+        return x.clamp(-1, 1) if self.codec is None else x
 
 
-def _parts(known: Bool[Tensor, "B L 1 h w"], whole: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L 1 h w"]:
-    """What is known of frames that are not known as a whole."""
-    return known & ~whole[..., None, None, None]
+def _waves(levels: Float[Tensor, "B T"]) -> Float[Tensor, "B T waves"]:
+    """Cosines and sines of noise levels at many frequencies, as DiT tells its 1,000 steps."""
+    frequencies = 1000 * 10_000.0 ** (-torch.arange(WAVES, device=levels.device) / WAVES)
+    angles = levels[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def _lengthened(x: Tensor, length: int) -> Tensor:
-    """`x` with zeros, or False, after its last frame, up to `length` frames."""
+def _stretch(size: int, ends: Float[Tensor, "2 B 1"]) -> Bool[Tensor, "B {size}"]:
+    """Of `size` places those of a stretch, one or more; `ends` in [0, 1) say how far it is from both ends."""
+    first = (ends[0] * size).long()
+    last = size - 1 - (ends[1] * (size - first)).long()
+    place = torch.arange(size, device=ends.device)
+    return (first <= place) & (place <= last)
+
+
+def _whole(given: Bool[Tensor, "B L 1 #h #w"], time: int) -> Bool[Tensor, "B L"]:
+    """Which latents are of tokens' times that are given as a whole."""
+    return given.flatten(2).all(2).unflatten(1, (-1, time)).all(2).repeat_interleave(time, 1)
+
+
+def _cut(x: Tensor, first: int, length: int) -> Tensor:
+    """`length` places in time of `x` from `first` on, zeros where it has none."""
+    x = x[:, first : first + length]
     return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], 1)
