@@ -2,7 +2,7 @@
 
     python benchmarks/codec.py --minutes 30 --out runs/codec
     python benchmarks/codec.py --data FOLDER --fps 12.5 --minutes 60 --out runs/codec-robot
-    python benchmarks/codec.py --levels 8 8 8 5 5 5 --minutes 30 --out runs/codec-tokens
+    python benchmarks/codec.py --levels 8 5 5 5 --minutes 30 --out runs/codec-tokens
 
 Each compression is trained for so many minutes on clips of 17 frames at 64x64; the same command goes on where an
 earlier one stopped, and only measures where nothing is left to train.

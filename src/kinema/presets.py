@@ -113,7 +113,7 @@ def vgan_cpu() -> Experiment:
 
 
 def video_vae_cpu() -> Experiment:
-    """For a laptop: 64x64, 17 frames as 5x8x8 Gaussian latents; tokens with --family.levels 8 8 8 5 5 5."""
+    """For a laptop: 64x64, 17 frames as 5x8x8 Gaussian latents; tokens with --family.levels 8 5 5 5."""
     return Experiment(
         VideoVAEConfig(),
         DataConfig(frames=17),

@@ -279,7 +279,9 @@ class SVGLP(Family):
         """The pixel error of each frame drawn in [0, 1], and its gradient difference if that counts."""
         truth = truth / 2 + 0.5
         pixel = pixel_loss(self.config.pixel, drawn, truth)
-        return pixel, gradient_difference(drawn, truth) if self.config.gradient else torch.zeros_like(pixel)
+        return pixel, gradient_difference(
+            self.config.pixel, drawn, truth
+        ) if self.config.gradient else torch.zeros_like(pixel)
 
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
         """Yield the given frames as they are, then what the model expects after them.

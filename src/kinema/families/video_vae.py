@@ -47,7 +47,7 @@ PATCH = 2  # pixels of a side that are folded into channels
 ENCODER, DECODER = 1, 2  # blocks at each size
 CHUNK = 4  # latents in time that `generate` works on: memory stays the same however long the clip
 NARROW = 6.0  # that a log-variance begins below the prior's, whose noise would hide what latents begin to tell
-FOLLOW = 0.01  # of each training step in the latents' mean and deviation
+FOLLOW = 0.05  # of each training step in the latents' mean and variance
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class VideoVAEConfig(FamilyConfig):
     """Levels of each channel of a token, 3 or more (8 5 5 5: 1,000 tokens); none: Gaussian latents."""
     hidden: int = 32
     """Channels at the largest size, twice as many at each halving: most of a step's cost."""
-    pixel: PixelLoss = "l1"
-    """The error of the pixels."""
+    pixel: PixelLoss = "mse"
+    """The error of the pixels and of their gradients; "l1", which is sharper, may never leave a plain background."""
     gradient: float = 1.0
     """Weight of the gradient difference loss, which keeps edges and corners."""
     perceptual: str | None = None
@@ -200,46 +200,43 @@ class Decoder(nn.Module):
         return frames[:, self.time - 1 :] if past.begins else frames
 
 
-class Gaussian(nn.Module):
-    """Latents with a standard normal prior; outside of training they are standardised by what training has seen."""
+class Standardised(nn.BatchNorm3d):
+    """Each channel of [B, L, C, h, w] with mean 0 and deviation 1 (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
-    moments: Tensor  # 1, z and z squared of the means, decaying averages: their ratios owe nothing to the beginning
+    In training those of the batch, then those that training has seen. Without it what latents tell is little beside
+    what they have in common, and where most of a clip is background a codec learns to draw that alone.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=FOLLOW, affine=False)
+
+    def forward(self, x: Float[Tensor, "B L C h w"]) -> Float[Tensor, "B L C h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """`x` standardised, float32."""
+        return super().forward(x.float().transpose(1, 2)).transpose(1, 2)
+
+
+class Gaussian(nn.Module):
+    """Latents with a standard normal prior."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels, self.reads = channels, 2 * channels
-        self.register_buffer("moments", 1e-6 * torch.tensor([1.0, 0.0, 1.0])[:, None].repeat(1, channels))
+        self.norm = Standardised(channels)
 
     def forward(self, read: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """A draw from the posterior, and its divergence from the prior, the mean over a latent's values in nats."""
         mean, log_variance = read.float().chunk(2, 2)
-        log_variance = (log_variance - NARROW).clamp(-20, 10)
+        mean, log_variance = self.norm(mean), (log_variance - NARROW).clamp(-20, 10)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        if self.training:
-            values = mean.detach().transpose(0, 2).flatten(1)  # [C, everything else]
-            seen = torch.stack([torch.ones_like(values[:, 0]), values.mean(1), values.square().mean(1)])
-            self.moments.lerp_(seen, FOLLOW)
         kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
         return mean + (log_variance / 2).exp() * noise, {"kl": kl}
 
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel, [C, 1, 1] each; the deviation not so small that rounding would count."""
-        weight, first, second = self.moments[..., None, None]
-        mean = first / weight
-        return mean, (second / weight - mean.square()).clamp(min=1e-4).sqrt()
-
     def code(self, read: Tensor) -> Tensor:
-        """The posterior's mean, standardised."""
-        mean, deviation = self._scale()
-        return (read.float().chunk(2, 2)[0] - mean) / deviation
-
-    def restored(self, latents: Tensor) -> Tensor:
-        """What the decoder sees of standardised latents."""
-        mean, deviation = self._scale()
-        return latents * deviation + mean
+        """The posterior's mean."""
+        return self.norm(read.chunk(2, 2)[0])
 
     def draw(self, noise: Noise, length: int, height: int, width: int, device: torch.device) -> Tensor:
-        """Standardised latents from the prior, the next of the stream "latents"."""
+        """Latents from the prior, the next of the stream "latents"."""
         return noise.normal("latents", length, self.channels, height, width, device=device)
 
 
@@ -249,19 +246,15 @@ class Quantized(nn.Module):
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.channels = self.reads = len(levels)
-        self.fsq = FSQ(levels)
+        self.fsq, self.norm = FSQ(levels), Standardised(len(levels))
 
     def forward(self, read: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The codes, and nothing that costs."""
-        return self.fsq(read), {}
+        return self.code(read), {}
 
     def code(self, read: Tensor) -> Tensor:
         """The codes."""
-        return self.fsq(read)
-
-    def restored(self, latents: Tensor) -> Tensor:
-        """What the decoder sees: the codes."""
-        return latents
+        return self.fsq(self.norm(read))
 
     def draw(self, noise: Noise, length: int, height: int, width: int, device: torch.device) -> Tensor:
         """The codes of tokens drawn from the stream "latents"."""
@@ -321,7 +314,7 @@ class VideoVAE(Codec):
         scalars["pixel"] = pixel_loss(config.pixel, drawn, frames).mean()
         total = scalars["pixel"] + config.kl * scalars.get("kl", 0.0)
         if config.gradient:
-            scalars["gradient"] = gradient_difference(drawn, frames).mean()
+            scalars["gradient"] = gradient_difference(config.pixel, drawn, frames).mean()
             total = total + config.gradient * scalars["gradient"]
         if config.perceptual:
             scalars["perceptual"] = perceptual_loss(config.perceptual, drawn, frames, generator)
@@ -375,7 +368,7 @@ class VideoVAE(Codec):
     ) -> tuple[Float[Tensor, "B T 3 H W"], tuple[Tensor, ...]]:
         """The frames of the next latents and the state after them."""
         past = Past(state, keep=True)
-        frames = self.generator.decoder(self.generator.bottleneck.restored(latents), past)
+        frames = self.generator.decoder(latents, past)
         return frames.float().clamp(-1, 1), past.state
 
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
