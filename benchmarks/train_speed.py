@@ -7,6 +7,7 @@
 - plain:   the network in a plain float32 port (plain_*.py), in a process whose memory allocator is as it comes.
 
 The "paper" preset of svg-lp is measured at 16 clips of 20 frames a step, which fit a laptop's memory as 100 do not.
+Families that work on a codec's latents learn from some that are kept, of a codec that is not trained.
 
 Each is a process of its own. They take turns, one iteration each, so that they never compete and the machine's noise
 meets all alike: seconds are medians, and "over" is the median of the ratios of neighbouring iterations.
@@ -29,6 +30,7 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
+import plain_latent_dit
 import plain_mocogan
 import plain_svg_lp
 import plain_tgan
@@ -36,6 +38,7 @@ import plain_vgan
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -43,20 +46,28 @@ from kinema import run
 from kinema.data.clips import DataConfig
 from kinema.data.folder import Skipped
 from kinema.families import FAMILIES
-from kinema.family import Facts
+from kinema.families.video_vae import VideoVAEConfig
+from kinema.family import Codec, Facts
 from kinema.presets import PRESETS, preset
 from kinema.train import Experiment, Trainer
 from kinema.types import Batch, Conditions
 
 CLASSES = ("a", "b", "c", "d")
 WARM_UPS = 2
-PLAIN = {  # the authors' networks that there is a plain port of
+PLAIN = {  # what there is a plain port of: the authors' networks, and the transformer over latents
+    ("latent-dit", "latent"): plain_latent_dit,
     ("mocogan", "paper"): plain_mocogan,
     ("svg-lp", "paper"): plain_svg_lp,
     ("tgan", "paper"): plain_tgan,
     ("vgan", "paper"): plain_vgan,
 }
-SMALLER = {("svg-lp", "paper"): {"data": {"frames": 20}, "train": {"batch": 16}}}
+TOKENS = {"family": {"codec": None, "coded": VideoVAEConfig(levels=(8, 5, 5, 5))}}
+OTHERWISE = {  # what cannot be measured as it comes
+    ("latent-dit", "latent"): {"family": {"codec": None, "coded": VideoVAEConfig()}},
+    ("svg-lp", "paper"): {"data": {"frames": 20}, "train": {"batch": 16}},
+    ("token-transformer", "cpu"): TOKENS,
+    ("token-transformer", "masked"): TOKENS,
+}
 SIDE = 2048  # of the matrices whose product measures the machine
 
 
@@ -70,17 +81,28 @@ class RandomClips:
         self.facts = Facts(data.frames, data.height, data.width, classes=CLASSES)
         self.frames = torch.rand(size, data.frames, 3, data.height, data.width) * 2 - 1
         self.labels = torch.arange(size) % len(CLASSES)
+        self.latents: Tensor | None = None
+
+    @torch.no_grad()
+    def keep(self, codec: Codec) -> None:
+        """Give latents in place of frames from now on."""
+        self.latents, self.frames = codec.eval().encode(self.frames)[0], self.frames[:, :0]
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """All clips."""
-        return Batch(self.frames, Conditions(label=self.labels))
+        return Batch(self.frames, Conditions(label=self.labels), self.latents)
 
 
 def kinema_step(experiment: Experiment, precision: run.Precision) -> Callable[[], object]:
     """One iteration, under the conditions that `kinema train` sets up."""
     run.keep_freed_memory()
     place = run.start(precision=precision)
-    return Trainer(experiment, RandomClips(experiment.data, experiment.train.batch), place).advance
+    clips = RandomClips(experiment.data, experiment.train.batch)
+    trainer = Trainer(experiment, clips, place)
+    if (codec := trainer.family.codec) is not None:
+        clips.frames = clips.frames.to(place.device)
+        clips.keep(codec)
+    return trainer.advance
 
 
 def plain_step(experiment: Experiment, port: ModuleType) -> Callable[[], object]:
@@ -95,7 +117,7 @@ def plain_step(experiment: Experiment, port: ModuleType) -> Callable[[], object]
 
 def work(player: str, family: str, name: str) -> None:
     """Answer each line of stdin with one number: "step" with its seconds, "count" with the GFLOP of a step."""
-    experiment = preset(family, name).changed(**SMALLER.get((family, name), {}))
+    experiment = preset(family, name).changed(**OTHERWISE.get((family, name), {}))
     if player == "plain":
         step = plain_step(experiment, PLAIN[family, name])
     else:
