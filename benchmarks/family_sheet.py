@@ -13,29 +13,18 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from runs import trained
 
 from kinema import run
 from kinema.commands.reading import first_frames, open_and_report
 from kinema.commands.sample import write_sheet
-from kinema.data.clips import FolderSource, Source
+from kinema.data.clips import FolderSource
 from kinema.data.write import contact_sheet
 from kinema.presets import preset
-from kinema.sample import Model, load
-from kinema.train import train
 from kinema.types import Noise
-from kinema.watch import Watcher
 
-FAMILIES = ["mocogan", "vgan", "tgan", "svg-lp"]
+FAMILIES = ["mocogan", "vgan", "tgan", "svg-lp", "latent-dit"]
 COLUMNS = 8  # frames shown
-
-
-def trained(name: str, source: Source, arguments: argparse.Namespace) -> Model:
-    """A model of a family that has been trained for as long as was asked."""
-    experiment = preset(name, "cpu").changed(data={"source": arguments.data}, train={"minutes": arguments.minutes})
-    folder, place = arguments.out / name, run.start()
-    with Watcher(folder, experiment.train) as watch:
-        train(experiment, folder, source=source, run=place, resume=any(folder.glob("step-*")), watch=watch)
-    return load(folder, place)
 
 
 def main() -> None:
@@ -51,10 +40,12 @@ def main() -> None:
         parser.error("--minutes must be more than 0")
 
     run.keep_freed_memory()
-    source = open_and_report(preset(FAMILIES[0], "cpu").changed(data={"source": arguments.data}).data)
+    changes = {"data": {"source": arguments.data}, "train": {"minutes": arguments.minutes}}
+    experiments = {name: preset(name, "cpu").changed(**changes) for name in arguments.families}
+    source = open_and_report(next(iter(experiments.values())).data)
     if not isinstance(source, FolderSource):
         parser.error(f"--data {arguments.data} is a world: name a folder of clips")
-    models = {name: trained(name, source, arguments) for name in arguments.families}
+    models = {name: trained(each, arguments.out / name, source) for name, each in experiments.items()}
     frames, rows = source.facts.frames, {}
     for name, model in models.items():
         real = rows.setdefault("real", first_frames(model, source.clips[0].path, frames))
