@@ -4,9 +4,9 @@
 
 The run is one of latent-dit on Shape Motion at 32x32, as benchmarks/leaderboard.py trains it. Clips have the same seeds
 and labels in every row. Seconds are the median of single clips; calls are how often the network was asked, of which
-Heun's solver needs two a step but the last. The other columns are those of benchmarks/shape_motion.py. "far" is how far
-pixels are, a root mean square of 0 to 255, from the same solver's with the most steps: 0 is all that more steps would
-change (those of ddpm draw fresh noise, so that theirs stay far). Out come a table, and acd.png and spots.png by seconds.
+Heun's solver needs two a step but the last. "far" is how far pixels are, a root mean square of 0 to 255, from the same
+solver's with the most steps: what more steps would still change. ddpm draws fresh noise, so its clips stay far. The
+other columns are those of benchmarks/shape_motion.py. Out come a table, acd.png and spots.png by seconds, and a sheet.
 """
 
 from __future__ import annotations
