@@ -50,7 +50,7 @@ import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.table import Table
-from runs import add_models, experiments, given_of, made, named, peak, refuse_models, trained
+from runs import add_models, experiments, made, named, peak, refuse_models, trained
 from shape_motion import measure
 from torch import Tensor
 
@@ -92,7 +92,7 @@ def apart(work: Callable[..., Any], *arguments: object) -> Any:
 def sampling(path: Path, real: Batch) -> tuple[float, float]:
     """The median of the seconds that one clip takes, and the peak of this process in MB."""
     model, taken = load(path, run.start()), []
-    given = given_of(real, model.family)
+    given = model.family.conditions_of(real)
     for seed in range(WARM_UPS + REPEATS):
         begun = time.monotonic()
         for chunk in stream(model.family, model.run, Noise((seed,)), real.frames.shape[1], given):

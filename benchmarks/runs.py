@@ -16,11 +16,10 @@ from torch import Tensor
 from kinema import run
 from kinema.config import assigned
 from kinema.data.clips import Source
-from kinema.family import Family
 from kinema.presets import PRESETS, preset
 from kinema.sample import Model, load, stream
 from kinema.train import Experiment, train
-from kinema.types import Batch, Conditions, Noise
+from kinema.types import Batch, Noise
 from kinema.watch import Watcher
 
 AT_ONCE = 8  # clips in memory
@@ -89,20 +88,13 @@ def trained(experiment: Experiment, folder: Path, source: Source | None = None) 
     return load(folder, place)
 
 
-def given_of(batch: Batch, family: Family) -> Conditions:
-    """What real clips give a family: the conditions that it accepts and, if it needs them, their first frames."""
-    real = batch.given
-    given = Conditions(**{name: getattr(real, name) for name in real.present & family.accepts})
-    return given.beginning(batch.frames[:, : family.past]) if family.past else given
-
-
 def made(model: Model, real: Batch, frames: int) -> Iterator[Iterator[Float[Tensor, "B t 3 H W"]]]:
     """Yield the chunks of a clip for each real one, a few at a time, seeds 0 and on, on what the real ones give."""
     for first in range(0, len(real.frames), AT_ONCE):
         some = slice(first, first + AT_ONCE)
         part = Batch(real.frames[some], real.given[some])
         noise = Noise(tuple(range(first, first + len(part.frames))))
-        yield stream(model.family, model.run, noise, frames, given_of(part, model.family))
+        yield stream(model.family, model.run, noise, frames, model.family.conditions_of(part))
 
 
 def peak(device: torch.device) -> float:

@@ -109,6 +109,12 @@ class Family(nn.Module, ABC):
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Tensor]:
         """Yield chunks [B, t, 3, H, W] in [-1, 1] as they are ready, `frames` in all; B is len(noise)."""
 
+    def conditions_of(self, batch: Batch) -> Conditions:
+        """What real clips say to it: the conditions that it accepts and, if it needs them, their first frames."""
+        real = batch.given
+        given = Conditions(**{name: getattr(real, name) for name in real.present & self.accepts})
+        return given.beginning(batch.frames[:, : self.past]) if self.past else given
+
     def refuse_unusable(self, given: Conditions) -> None:
         """Raise ValueError if `given` holds a condition that this family cannot use, or half of a pair."""
         if foreign := sorted(given.present - self.accepts):

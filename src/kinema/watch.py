@@ -22,7 +22,7 @@ from kinema.data.write import contact_sheet, to_uint8
 from kinema.run import Run
 from kinema.sample import stream
 from kinema.train import TrainConfig, Trainer
-from kinema.types import Conditions, Noise
+from kinema.types import Noise
 
 __all__ = ["Watcher"]
 
@@ -127,10 +127,7 @@ def _memory(run: Run) -> float:
 def _sheet(trainer: Trainer) -> UInt8[np.ndarray, "Hs Ws 3"]:
     """A contact sheet of the same few clips every time, under conditions that real clips have."""
     batch = trainer.source.batch(0, CLIPS, seed=trainer.config.seed)
-    real, past = batch.given, trainer.family.past
-    given = Conditions(**{name: getattr(real, name) for name in real.present & trainer.family.accepts})
-    if past:
-        given = given.beginning(batch.frames[:, :past])
+    given = trainer.family.conditions_of(batch)
     with trainer.averaged() as family:
         chunks = stream(family, trainer.run, Noise(tuple(range(CLIPS))), trainer.facts.frames, given)
         return contact_sheet(to_uint8(torch.cat(list(chunks), 1)))
