@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from kinema import checkpoint, run
 from kinema.families.mocogan import MoCoGAN
 from kinema.metrics.acd import shape_colour
-from kinema.nn.adversarial import critic_loss, r1_and_r2
+from kinema.nn.adversarial import Penalty, critic_loss
 from kinema.train import Experiment, Trainer
 from kinema.types import Noise
 from kinema.worlds.shape_motion import ShapeMotion
@@ -113,7 +113,7 @@ def taught(penalty: float, steps: int, marks: Sequence[int]) -> list[float]:
             def see(x: Tensor) -> Tensor:
                 return critic(x, generator)[:, 0]
 
-            loss = critic_loss("relativistic", see(right), see(slid)) + r1_and_r2(penalty, see, right, slid)
+            loss = critic_loss("relativistic", see(right), see(slid)) + Penalty(penalty)(see, right, slid)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(critic.parameters(), 1.0)

@@ -26,6 +26,7 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -59,12 +60,11 @@ PAPER = {"vgan": 5.02, "tgan": 2.08, "mocogan": 1.79}
 SHOWN = 8  # clips on a sheet
 HEADERS = "family", "seed", "steps", "ACD", "95 %", "paper", "between", "spots", "of spots", "control", "95 %"
 
-MOCOGAN = MoCoGANConfig(
-    ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, loss="relativistic", penalty=2.0
-)
+RECIPE: Any = {"loss": "relativistic", "penalty": 2.0, "penalty_falls": 1_000}
+MOCOGAN = MoCoGANConfig(ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, **RECIPE)
 FAMILIES: dict[str, FamilyConfig] = {
-    "vgan": VGANConfig(ngf=32, ndf=32, norm="none", loss="relativistic", penalty=2.0),
-    "tgan": TGANConfig(ngf=16, ndf=32, norm="none", loss="relativistic", penalty=2.0, clip_every=0),
+    "vgan": VGANConfig(ngf=32, ndf=32, norm="none", **RECIPE),
+    "tgan": TGANConfig(ngf=16, ndf=32, norm="none", clip_every=0, **RECIPE),
     "mocogan": MOCOGAN,
     "mocogan-no-image-critic": replace(MOCOGAN, ndf_image=0),
     "mocogan-path": replace(MOCOGAN, category="path"),

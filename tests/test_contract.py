@@ -51,7 +51,7 @@ VAE = {"space": 4, "channels": 3, "hidden": 4}
 TOKENS = {"hidden": 16, "depth": 2, "heads": 2}
 MASKED = TOKENS | {"mode": "masked", "sampling": TokenTransformerSampling(steps=3)}
 LEVELS = (4, 5, 3)
-PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "augment": True}
+PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "penalty_falls": 2, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
 
 INSTANCES = {

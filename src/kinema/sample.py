@@ -163,6 +163,6 @@ def load(path: str | Path, run: Run | None = None) -> Model:
         raise ValueError(
             f"{path}: its weights are not those of its configuration ({str(error).splitlines()[1].strip()})"
         ) from error
-    family.to(run.device)
+    family.to(run.device).requires_grad_(False)  # like the average in training: a GRU's kernel depends on it
     channels_last(family)
     return Model(family, experiment, facts, run)

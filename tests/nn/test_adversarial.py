@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinema.nn.adversarial import critic_loss, generator_loss, gradient_penalty, r1_and_r2
+from kinema.nn.adversarial import Penalty, critic_loss, generator_loss, gradient_penalty
 
 REAL, FAKE = torch.tensor([[2.0], [-1.0]]), torch.tensor([[0.5], [3.0]])
 
@@ -89,8 +89,21 @@ def test_penalties_are_of_a_quarter_of_the_batch() -> None:
         seen.append(x.detach())
         return x**2
 
-    penalty = torch.as_tensor(r1_and_r2(3.0, critic, real, fake)).item()
+    penalty = torch.as_tensor(Penalty(3.0)(critic, real, fake)).item()
     assert [x.tolist() for x in seen] == [[[0.0], [1.0]], [[10.0], [11.0]]]
     expected = 3 * ((0 + 2.0**2) / 2 / 2 + (20.0**2 + 22.0**2) / 2 / 2)
     assert penalty == pytest.approx(expected)
-    assert r1_and_r2(0.0, never, real, fake) == 0
+    assert Penalty(0.0)(never, real, fake) == 0
+    assert torch.as_tensor(Penalty(3.0)(critic, real, fake, frames=5)).item() == pytest.approx(5 * expected)
+
+
+def test_penalty_falls_geometrically_and_then_stays() -> None:
+    penalty, weights = Penalty(2.0, falls=4), []
+    for _ in range(7):
+        weights.append(penalty.weight)
+        penalty.play()
+    assert weights == pytest.approx([2 * Penalty.LAST ** (k / 4) for k in (0, 1, 2, 3, 4, 4, 4)])
+    resumed = Penalty(2.0, falls=4)
+    resumed.load_state_dict(penalty.state_dict())
+    assert resumed.weight == pytest.approx(2 * Penalty.LAST)
+    assert Penalty(2.0).weight == 2

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
-from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, r1_and_r2
+from kinema.nn.adversarial import AdversarialLoss, Penalty, critic_loss, generator_loss
 from kinema.nn.augment import augment
 from kinema.nn.coordinates import Coordinates
 from kinema.nn.critic import Critic, CriticNorm, clips_seen, keep_scale
@@ -68,6 +68,8 @@ class MoCoGANConfig(FamilyConfig):
     """What the players play for."""
     penalty: float = 0.0
     """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
+    penalty_falls: int = 0
+    """Steps over which that weight falls to a twentieth (0: it stays): what it hides at last is small differences."""
     augment: bool = False
     """Differentiable augmentation of all that the critics see: for a few hundred clips or fewer."""
     information: float = 1.0
@@ -76,8 +78,8 @@ class MoCoGANConfig(FamilyConfig):
     def __post_init__(self) -> None:
         if min(self.content, self.motion, self.ngf, self.ndf) < 1:
             raise ValueError("mocogan: content, motion, ngf and ndf must be at least 1")
-        if min(self.ndf_image, self.noise, self.penalty, self.information) < 0:
-            raise ValueError("mocogan: ndf_image, noise, penalty and information must not be negative")
+        if min(self.ndf_image, self.noise, self.penalty, self.penalty_falls, self.information) < 0:
+            raise ValueError("mocogan: ndf_image, noise, penalty, penalty_falls and information must not be negative")
 
     def fitted(self, facts: Facts) -> MoCoGANConfig:
         """The configuration for clips of these sizes and classes."""
@@ -174,11 +176,12 @@ class MoCoGAN(Family):
         self.image_critic = image_critic(config) if config.ndf_image else None
         self.video_critic = video_critic(config, categories, frames, height, width)
         keep_scale(self)
+        self.penalty = Penalty(config.penalty, config.penalty_falls)
 
     def turns(self) -> Sequence[Turn]:
         """Both critics, then the generator against both (equation 4, and 5 for the categories)."""
         turns = (
-            Turn("video_critic", self.video_critic, self._video_critic_loss),
+            Turn("video_critic", self.video_critic, self._video_critic_loss, self.penalty.play),
             Turn("generator", self.generator, self._generator_loss),
         )
         if self.image_critic is None:
@@ -216,7 +219,7 @@ class MoCoGAN(Family):
         assert self.image_critic is not None  # or there is no such turn
         critic = partial(self.image_critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
-        return loss + r1_and_r2(self.config.penalty, critic, real, fake), {"image_critic": loss}
+        return loss + self.penalty(critic, real, fake), {"image_critic": loss}
 
     def _video_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -226,8 +229,7 @@ class MoCoGAN(Family):
         on_real, on_fake = critic(real), critic(fake)
         loss = critic_loss(self.config.loss, on_real[:, 0], on_fake[:, 0])
         scalars = {"video_critic": loss}
-        penalty = self.config.penalty * batch.frames.shape[1]
-        total = loss + r1_and_r2(penalty, lambda x: critic(x)[:, 0], real, fake)
+        total = loss + self.penalty(lambda x: critic(x)[:, 0], real, fake, batch.frames.shape[1])
         if self.generator.categories:  # learned from real clips where they are labelled, else from the generator's
             scalars["categories"] = _category_loss(on_fake if batch.given.label is None else on_real, category)
             total = total + scalars["categories"]

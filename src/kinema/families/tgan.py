@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
-from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, r1_and_r2
+from kinema.nn.adversarial import AdversarialLoss, Penalty, critic_loss, generator_loss
 from kinema.nn.critic import CriticNorm, clips_seen, critic_of_clips, keep_scale
 from kinema.nn.labels import labels
 from kinema.nn.spectral import bound_slope_
@@ -64,6 +64,8 @@ class TGANConfig(FamilyConfig):
     """Turns of the critic from one clipping of its singular values to the next (0: never)."""
     penalty: float = 0.0
     """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
+    penalty_falls: int = 0
+    """Steps over which that weight falls to a twentieth (0: it stays): what it hides at last is small differences."""
     augment: bool = False
     """Differentiable augmentation of all that the critic sees: for a few hundred clips or fewer."""
     search_steps: int = 100
@@ -74,8 +76,10 @@ class TGANConfig(FamilyConfig):
     def __post_init__(self) -> None:
         if min(self.latent, self.path, self.ngf, self.ngf_path, self.ndf) < 1:
             raise ValueError("tgan: latent, path, ngf, ngf_path and ndf must be at least 1")
-        if min(self.penalty, self.clip_every, self.search_steps) < 0 or self.search_lr <= 0:
-            raise ValueError("tgan: penalty, clip_every and search_steps must not be negative, search_lr more than 0")
+        if min(self.penalty, self.penalty_falls, self.clip_every, self.search_steps) < 0 or self.search_lr <= 0:
+            raise ValueError(
+                "tgan: penalty, penalty_falls, clip_every and search_steps must not be negative, search_lr more than 0"
+            )
 
     def fitted(self, facts: Facts) -> TGANConfig:
         """The configuration for clips of these sizes and classes."""
@@ -159,16 +163,18 @@ class TGAN(Family):
         self.generator = Generator(config, categories, frames, height, width)
         self.critic = critic_of_clips(3 + categories, config.ndf, frames, height, width, config.norm)
         keep_scale(self.critic)
+        self.penalty = Penalty(config.penalty, config.penalty_falls)
         self.register_buffer("critic_turns", torch.zeros((), dtype=torch.int64))  # kept, so that resuming clips in time
 
     def turns(self) -> Sequence[Turn]:
         """The critic, whose weights are then clipped, and the generator against it."""
         return (
-            Turn("critic", self.critic, self._critic_loss, self._clip),
+            Turn("critic", self.critic, self._critic_loss, self._after_critic),
             Turn("generator", self.generator, self._generator_loss),
         )
 
-    def _clip(self) -> None:
+    def _after_critic(self) -> None:
+        self.penalty.play()
         self.critic_turns += 1
         if self.config.clip_every and self.critic_turns % self.config.clip_every == 0:
             bound_slope_(self.critic)
@@ -207,8 +213,7 @@ class TGAN(Family):
             return self._judge(clips, label, generator)
 
         loss = critic_loss(self.config.loss, judge(real), judge(fake))
-        penalty = self.config.penalty * batch.frames.shape[1]
-        return loss + r1_and_r2(penalty, judge, real, fake), {"critic": loss}
+        return loss + self.penalty(judge, real, fake, batch.frames.shape[1]), {"critic": loss}
 
     def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         label = self._label(batch)

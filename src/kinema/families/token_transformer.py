@@ -59,8 +59,8 @@ class TokenTransformerSampling:
     """Scale of classifier-free guidance by label or caption; 1 is none, and otherwise the network works twice."""
     steps: int = 12
     """In which a masked model draws a window."""
-    confidence: float = 4.5
-    """Temperature of the noise on a masked model's confidence, falling to 0: with less of it, clips vary less."""
+    confidence: float = 100.0
+    """Temperature of the noise on a masked model's confidence, falling to 0: small things are lost where it is low."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:

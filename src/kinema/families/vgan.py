@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kinema.family import Facts, Family, FamilyConfig, Turn
-from kinema.nn.adversarial import AdversarialLoss, critic_loss, generator_loss, r1_and_r2
+from kinema.nn.adversarial import AdversarialLoss, Penalty, critic_loss, generator_loss
 from kinema.nn.critic import CriticNorm, clips_seen, critic_of_clips, keep_scale
 from kinema.nn.upconvolution import normalised, time_strides
 from kinema.types import Batch, Conditions, Noise
@@ -47,6 +47,8 @@ class VGANConfig(FamilyConfig):
     """What the players play for; "wasserstein" wants a penalty."""
     penalty: float = 0.0
     """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
+    penalty_falls: int = 0
+    """Steps over which that weight falls to a twentieth (0: it stays): what it hides at last is small differences."""
     augment: bool = False
     """Differentiable augmentation of all that the critic sees: for a few hundred clips or fewer."""
     sparsity: float = 0.1
@@ -55,8 +57,8 @@ class VGANConfig(FamilyConfig):
     def __post_init__(self) -> None:
         if min(self.latent, self.ngf, self.ndf) < 1:
             raise ValueError("vgan: latent, ngf and ndf must be at least 1")
-        if min(self.penalty, self.sparsity) < 0:
-            raise ValueError("vgan: penalty and sparsity must not be negative")
+        if min(self.penalty, self.penalty_falls, self.sparsity) < 0:
+            raise ValueError("vgan: penalty, penalty_falls and sparsity must not be negative")
 
     def fitted(self, facts: Facts) -> VGANConfig:
         """The configuration for clips of these sizes."""
@@ -133,11 +135,12 @@ class VGAN(Family):
         self.generator = Generator(config, frames, height, width)
         self.critic = critic_of_clips(3, config.ndf, frames, height, width, config.norm)
         keep_scale(self.critic)
+        self.penalty = Penalty(config.penalty, config.penalty_falls)
 
     def turns(self) -> Sequence[Turn]:
         """The critic, then the generator against it (equation 1)."""
         return (
-            Turn("critic", self.critic, self._critic_loss),
+            Turn("critic", self.critic, self._critic_loss, self.penalty.play),
             Turn("generator", self.generator, self._generator_loss),
         )
 
@@ -155,8 +158,7 @@ class VGAN(Family):
         real, fake = self._seen(batch.frames, generator), self._seen(clips, generator)
         critic = partial(self.critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
-        penalty = self.config.penalty * batch.frames.shape[1]
-        return loss + r1_and_r2(penalty, critic, real, fake), {"critic": loss}
+        return loss + self.penalty(critic, real, fake, batch.frames.shape[1]), {"critic": loss}
 
     def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         layers = self._imagine(batch, generator)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from kinema import checkpoint
 from kinema.config import from_dict
 from kinema.family import Codec, Facts, FamilyConfig, Turn
-from kinema.nn.adversarial import critic_loss, generator_loss, r1_and_r2
+from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
 from kinema.nn.causal import CausalConv3d, ChannelNorm, Past
 from kinema.nn.critic import critic_of_clips, keep_scale
 from kinema.nn.fsq import FSQ
@@ -301,6 +301,7 @@ class VideoVAE(Codec):
             self.judged = max(1, frames - 1)  # an even number, which the critic can halve at small cost
             self.critic = critic_of_clips(3, config.ndf, self.judged, height, width, "none")
             keep_scale(self.critic)
+            self.penalty = Penalty(config.penalty)
 
     def turns(self) -> Sequence[Turn]:
         """The codec, and where it plays against one, its critic."""
@@ -332,7 +333,7 @@ class VideoVAE(Codec):
         real, fake = self._seen(batch.frames, drawn, generator)
         critic = partial(self.critic, generator=generator)
         loss = critic_loss("relativistic", critic(real), critic(fake))
-        return loss + r1_and_r2(self.config.penalty * self.judged, critic, real, fake), {"critic": loss}
+        return loss + self.penalty(critic, real, fake, self.judged), {"critic": loss}
 
     def _seen(self, frames: Tensor, drawn: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Clips and their reconstructions as the critic sees them: without the first frame, or without the last."""

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["AdversarialLoss", "critic_loss", "generator_loss", "gradient_penalty", "r1_and_r2"]
+__all__ = ["AdversarialLoss", "Penalty", "critic_loss", "generator_loss", "gradient_penalty"]
 
 AdversarialLoss = Literal["vanilla", "relativistic", "hinge", "wasserstein"]
 
@@ -61,16 +61,47 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], samples: Float[Tensor, 
     return gradient.float().square().flatten(1).sum(1).mean() / 2
 
 
-def r1_and_r2(
-    weight: float, critic: Callable[[Tensor], Tensor], real: Float[Tensor, "B *N"], fake: Float[Tensor, "B *N"]
-) -> Float[Tensor, ""] | float:
-    """`weight` times the gradient penalties at real and generated samples, of a quarter of the batch.
+class Penalty(nn.Module):
+    """The R1 and R2 gradient penalties of the critics, with a weight that may fall as they play.
 
-    A weight that suits an image is too small for a clip, whose critic has as many times the pixels to tell it by as
-    there are frames, so give it so many times over (in proportion to the pixels: Karras et al. 2020, arXiv 2006.06676,
-    appendix C).
+    A penalty strong enough to hold a young critic keeps a grown one from small differences, so its weight can fall
+    geometrically over the first `falls` steps, to `LAST` of itself (R3GAN, arXiv 2501.05441, lowers it to a tenth in
+    a cosine). How far it has fallen is kept with the weights, so that a resumed run equals an unbroken one.
     """
-    if not weight:
-        return 0.0
-    some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost
-    return weight * (gradient_penalty(critic, real[some]) + gradient_penalty(critic, fake[some]))
+
+    LAST = 0.05
+
+    played: Tensor
+
+    def __init__(self, weight: float, falls: int = 0) -> None:
+        super().__init__()
+        self.first, self.falls = weight, falls
+        self.register_buffer("played", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def weight(self) -> float:
+        """The weight now, of an image."""
+        return self.first * self.LAST ** min(1.0, int(self.played) / self.falls) if self.falls else self.first
+
+    def play(self) -> None:
+        """Let a step pass."""
+        self.played += 1
+
+    def forward(
+        self,
+        critic: Callable[[Tensor], Tensor],
+        real: Float[Tensor, "B *N"],
+        fake: Float[Tensor, "B *N"],
+        frames: int = 1,
+    ) -> Float[Tensor, ""] | float:
+        """The weighted penalties at real and generated samples of so many frames, of a quarter of the batch.
+
+        A weight that suits an image is too small for a clip, whose critic has `frames` times the pixels to tell it by,
+        so it is taken so many times over (in proportion to the pixels: Karras et al. 2020, arXiv 2006.06676,
+        appendix C).
+        """
+        if not self.first:
+            return 0.0
+        some = slice(max(1, len(real) // 4))  # the mean over a quarter is as unbiased, at a quarter of the cost
+        penalty = gradient_penalty(critic, real[some]) + gradient_penalty(critic, fake[some])
+        return self.weight * frames * penalty
