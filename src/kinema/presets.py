@@ -19,19 +19,17 @@ __all__ = ["PRESETS", "preset"]
 
 def latent_dit_cpu() -> Experiment:
     """For a laptop: 64x64, 16 frames as pixels, 2 frames of 8x8 a token, a moving average."""
-    family = LatentDiTConfig(
-        patch=(2, 8), hidden=192, depth=6, attention="factorised", parameterisation="data", shift=4.0
-    )
-    return Experiment(family, DataConfig(), _denoising(batch=8))
+    family = LatentDiTConfig(patch=(2, 8), attention="factorised", parameterisation="data", shift=4.0)
+    return Experiment(family, DataConfig(), _denoising())
 
 
 def latent_dit_latent() -> Experiment:
     """For a laptop with a codec trained into runs/codec (or --family.codec): 64x64, 17 frames as 5x8x8 latents."""
-    return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising(batch=16))
+    return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising())
 
 
-def _denoising(batch: int) -> TrainConfig:
-    return TrainConfig(batch=batch, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
+def _denoising() -> TrainConfig:
+    return TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
 
 
 def mocogan_paper() -> Experiment:

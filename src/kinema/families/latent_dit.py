@@ -89,9 +89,9 @@ class LatentDiTConfig(FamilyConfig):
     """The codec's configuration; taken from its run."""
     patch: tuple[int, int] = (1, 1)
     """Latents in time, and of a side, that make a token: with noise levels a frame, the first share one."""
-    hidden: int = 256
+    hidden: int = 192
     """Dimensions of a token."""
-    depth: int = 8
+    depth: int = 6
     """Blocks of the transformer."""
     heads: int = 4
     """Of attention."""
