@@ -1,7 +1,7 @@
 """A diffusion transformer over latents as a plain PyTorch port trains it: the baseline of train_speed.py.
 
-The network, the loss and the order of a step are those of the preset "latent" of latent-dit: 16 clips of 5x8x8 latents
-of 16 channels are 320 tokens of 256 channels in 8 blocks, with a noise level a frame, rotary positions, normalised
+The network, the loss and the order of a step are those of the preset "latent" of latent-dit: 8 clips of 5x8x8 latents
+of 16 channels are 320 tokens of 192 channels in 6 blocks, with a noise level a frame, rotary positions, normalised
 queries and keys, and adaLN-Zero. float32, attention as two matrix products and a softmax whose scores are all stored,
 AdamW, clipping and the moving average as they come: nothing is tuned, and nothing is slower than a reader would write
 it. A part of the latents is given in every clip; they are drawn once, as train_speed.py's clips are.
@@ -20,8 +20,8 @@ from torch.optim import AdamW
 
 __all__ = ["Networks", "build", "step"]
 
-CLIPS, FRAMES, CHANNELS, SIDE = 16, 5, 16, 8
-WIDTH, DEPTH, HEADS, WAVES = 256, 8, 4, 128
+CLIPS, FRAMES, CHANNELS, SIDE = 8, 5, 16, 8
+WIDTH, DEPTH, HEADS, WAVES = 192, 6, 4, 128
 TOKENS, HEAD = FRAMES * SIDE * SIDE, WIDTH // HEADS
 LR, BETAS, NORM, AVERAGE, SHIFT = 1e-3, (0.9, 0.99), 1.0, 0.998, 2.0
 
