@@ -100,10 +100,10 @@ def test_penalties_are_of_a_quarter_of_the_batch() -> None:
 def test_penalty_falls_geometrically_and_then_stays() -> None:
     penalty, weights = Penalty(2.0, falls=4), []
     for _ in range(7):
-        weights.append(penalty.weight)
+        weights.append(float(penalty.weight))
         penalty.play()
     assert weights == pytest.approx([2 * Penalty.LAST ** (k / 4) for k in (0, 1, 2, 3, 4, 4, 4)])
     resumed = Penalty(2.0, falls=4)
     resumed.load_state_dict(penalty.state_dict())
-    assert resumed.weight == pytest.approx(2 * Penalty.LAST)
+    assert float(resumed.weight) == pytest.approx(2 * Penalty.LAST)
     assert Penalty(2.0).weight == 2

@@ -69,7 +69,7 @@ class MoCoGANConfig(FamilyConfig):
     penalty: float = 0.0
     """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
     penalty_falls: int = 0
-    """Steps over which that weight falls to a twentieth (0: it stays): what it hides at last is small differences."""
+    """Steps over which that weight falls to a twentieth (0: it stays): a strong one hides small differences."""
     augment: bool = False
     """Differentiable augmentation of all that the critics see: for a few hundred clips or fewer."""
     information: float = 1.0

@@ -79,9 +79,9 @@ class Penalty(nn.Module):
         self.register_buffer("played", torch.zeros((), dtype=torch.int64))
 
     @property
-    def weight(self) -> float:
+    def weight(self) -> Float[Tensor, ""] | float:
         """The weight now, of an image."""
-        return self.first * self.LAST ** min(1.0, int(self.played) / self.falls) if self.falls else self.first
+        return self.first * self.LAST ** (self.played / self.falls).clamp(max=1) if self.falls else self.first
 
     def play(self) -> None:
         """Let a step pass."""
