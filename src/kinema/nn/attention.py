@@ -28,12 +28,12 @@ LAYOUTS: dict[Over, tuple[str, str]] = {  # what attends to each other is an axi
 def plain_is_faster(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products and a softmax beat PyTorch's fused attention.
 
-    Fused attention saves memory traffic, of which a few hundred tokens cause little, and pays for it in the backward
-    pass: in bfloat16 on a CPU plain was twice as fast at 270 tokens, and slower at 512, in float32 and in sampling
-    (`benchmarks/attention.py`).
+    Fused attention saves memory traffic and pays for it in the backward pass: in bfloat16 on a CPU plain took 0.1 to
+    0.6 of its time at 64 to 1,024 tokens (`benchmarks/attention.py`), and half at 270 on one with AMX, whose sampling
+    is faster with fused attention, where others' is slower. In float32 fused is as fast or faster.
     """
     training = torch.is_grad_enabled() and q.requires_grad
-    return training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] < 384
+    return training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 1024
 
 
 def attend(
