@@ -65,7 +65,8 @@ def test_causal_queries_are_the_last(way, queries: int) -> None:
     ("dtype", "tokens", "training", "plain"),
     [
         (torch.bfloat16, 256, True, True),
-        (torch.bfloat16, 512, True, False),
+        (torch.bfloat16, 1024, True, True),
+        (torch.bfloat16, 2048, True, False),
         (torch.bfloat16, 256, False, False),
         (torch.float32, 256, True, False),
     ],
