@@ -104,7 +104,7 @@ def taught(penalty: float, steps: int, marks: Sequence[int]) -> list[float]:
     critic = family.video_critic
     optimizer = torch.optim.AdamW(critic.parameters(), LR, BETAS, weight_decay=0.0)
     real = world.batch(0, CLIPS, seed=HELD_OUT).frames
-    wrong, found = sliding(real), []
+    wrong, found, penalise = sliding(real), [], Penalty(penalty)
     for step in range(steps):
         clips = (world.batch(step, BATCH, seed=0).frames, sliding(world.batch(step, BATCH, seed=1).frames))
         right, slid = (x.transpose(1, 2) for x in clips)
@@ -113,7 +113,7 @@ def taught(penalty: float, steps: int, marks: Sequence[int]) -> list[float]:
             def see(x: Tensor) -> Tensor:
                 return critic(x, generator)[:, 0]
 
-            loss = critic_loss("relativistic", see(right), see(slid)) + Penalty(penalty)(see, right, slid)
+            loss = critic_loss("relativistic", see(right), see(slid)) + penalise(see, right, slid)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
