@@ -49,6 +49,9 @@ class Facts:
     width: int
     fps: float | None = None  # frames a second of a training clip; None: unknown or mixed
     classes: tuple[str, ...] = ()  # the names of the labels, in the order of their numbers
+    words: tuple[str, ...] = ()  # of the captions, the most frequent first
+    actions: int = 0  # numbers a frame
+    audio: bool = False
 
 
 @dataclass(frozen=True)
