@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kinema.worlds.shape_motion import ShapeMotion
+from kinema.worlds.sprites import Sprites
 
 if TYPE_CHECKING:  # at run time a cycle: sources are opened by name from here
     from kinema.data.clips import Source
@@ -13,4 +14,4 @@ if TYPE_CHECKING:  # at run time a cycle: sources are opened by name from here
 __all__ = ["WORLDS"]
 
 # Called with frames, height and width.
-WORLDS: dict[str, Callable[..., Source]] = {"shape-motion": ShapeMotion}
+WORLDS: dict[str, Callable[..., Source]] = {"shape-motion": ShapeMotion, "sprites": Sprites}

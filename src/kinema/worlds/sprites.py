@@ -204,7 +204,7 @@ def scene(
     )
 
 
-def _asked(rng, there, shape, colour, motion, size, in_turn: bool) -> Asked:  # noqa: ANN001 - rows of the scene's
+def _asked(rng, there, shape, colour, motion, size, in_turn: bool) -> Asked:
     shapes, colours, sizes = SHAPES, tuple(COLOURS), tuple(SIZES)
     said = rng.random(len(there)) < 0.6
     told = tuple(
