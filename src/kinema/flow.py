@@ -9,7 +9,7 @@ arithmetic is float32, or float64 where it is given that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -216,22 +216,24 @@ def times(steps: int, shift: float = 1.0) -> Float[Tensor, "{steps}+1"]:
 
 def guided(
     conditional: Float[Tensor, "*S"],
-    unconditional: Callable[[], Float[Tensor, "*S"]],
+    without: Sequence[tuple[float, Callable[[], Float[Tensor, "*S"]]]],
     t: Float[Tensor, "*t"],
-    scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Float[Tensor, "*S"]:
     """A network's output, in any parameterisation, with classifier-free guidance at the times in `interval`.
 
-    Ho and Salimans 2022, arXiv 2207.12598, eq. 6, where `scale` is 1 + w. At scale 1 and at times outside the interval
-    (low, high] (Kynkäänniemi et al. 2024, arXiv 2404.07724) it is exactly `conditional`; `unconditional` is asked for
-    only if some time needs it.
+    Each of `without` is a scale and the output where one condition is left out, from which `conditional` is moved away
+    by (scale - 1) times their difference: with one condition eq. 6 of Ho and Salimans 2022 (arXiv 2207.12598), where
+    `scale` is 1 + w, and with several their sum, as scores of conditions add up (Liu et al. 2022, arXiv 2206.01714,
+    section 3). At scales 1 and at times outside the interval (low, high] (Kynkäänniemi et al. 2024, arXiv 2404.07724)
+    it is exactly `conditional`; an output is asked for only if some time needs it.
     """
     conditional, t, (low, high) = _full(conditional), trailing(t, conditional), interval
     inside = (low < t) & (t <= high)
-    if scale == 1 or not inside.any():
+    if not inside.any():
         return conditional
-    return torch.where(inside, conditional + (scale - 1) * (conditional - _full(unconditional())), conditional)
+    away = [(scale - 1) * (conditional - _full(output())) for scale, output in without if scale != 1]
+    return torch.where(inside, sum(away, conditional), conditional)
 
 
 def solve(

@@ -25,10 +25,11 @@ from typing import Annotated
 import torch
 import tyro
 from einops import rearrange
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kinema import flow
+from kinema.conditions.listener import Heard, Listener
 from kinema.families.video_vae import VideoVAE, VideoVAEConfig
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.known import known_pixels
@@ -42,6 +43,7 @@ __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 START, END, REGION = 0.4, 0.2, 0.2  # of training clips whose first frames are given, whose last, and a region of all
 CONTEXT = 0.2  # the highest noise level of given frames; in half of the clips that have some they are noised
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
+UNHEARD = 0.5  # of sounds and of actions that are left out, as they may say all that a text would
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
 WAVES = 128  # frequencies that tell a noise level
 
@@ -55,7 +57,11 @@ class LatentDiTSampling:
     solver: flow.Solver = "dpm++"
     """How a step is made; heun calls the network twice."""
     guidance: float = 1.0
-    """Scale of classifier-free guidance by the label; 1 is none, and above it the network is called twice."""
+    """Scale of classifier-free guidance by text and label; 1 is none, and above it the network is called twice."""
+    audio_guidance: float = 1.0
+    """Of guidance by sound, added to that by others; once more a call above 1."""
+    actions_guidance: float = 1.0
+    """Of guidance by actions, likewise."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Noise levels that are guided, above the first and up to the second."""
     context_noise: float = 0.0
@@ -83,6 +89,12 @@ class LatentDiTConfig(FamilyConfig):
     """Pixels; taken from the clips."""
     categories: int | None = None
     """Classes that it is told; taken from the labels, 0 without."""
+    words: Annotated[tuple[str, ...] | None, tyro.conf.Suppress] = None
+    """Words that it knows; taken from the captions."""
+    actions: int | None = None
+    """Numbers that say what was done on the way to a frame; taken from the clips, 0 without."""
+    hears: float | None = None
+    """Frames a second of clips with sound; taken from the clips, 0 without sound."""
     codec: str | None = None
     """A run of video-vae whose latents are modelled; None: pixels are."""
     coded: Annotated[VideoVAEConfig | None, tyro.conf.Suppress] = None
@@ -105,7 +117,7 @@ class LatentDiTConfig(FamilyConfig):
     """How far noise levels are moved towards noise, in training and sampling (1: not): what many values share can be
     seen through much noise, so the more frames there are, the more; their root is a good beginning."""
     dropout: float = 0.1
-    """Share of labels that are left out in training, which guidance needs."""
+    """Share of labels and of texts that are left out in training, which guidance needs."""
     sampling: LatentDiTSampling = LatentDiTSampling()
     """How clips are drawn, where a caller does not say."""
 
@@ -123,7 +135,13 @@ class LatentDiTConfig(FamilyConfig):
         if coded is not None and coded.levels:
             raise ValueError(f"latent-dit: the codec {self.codec} makes tokens: train one without --family.levels")
         config = replace(self, coded=coded and coded.fitted(facts)).completed(
-            frames=facts.frames, height=facts.height, width=facts.width, categories=len(facts.classes)
+            frames=facts.frames,
+            height=facts.height,
+            width=facts.width,
+            categories=len(facts.classes),
+            words=facts.words,
+            actions=facts.actions,
+            hears=float(facts.fps or 0) if facts.audio else 0.0,
         )
         (time, side), (length, _, height, width) = self.patch, config.latents
         if length % time:
@@ -160,15 +178,18 @@ class Network(nn.Module):
         super().__init__()
         (self.time, self.side), (_, channels, height, width) = config.patch, config.latents
         (categories,), hidden = config.filled("categories"), config.hidden
+        time = 1 if config.coded is None else config.coded.time
         cells, places = self.time * self.side**2, (height // self.side) * (width // self.side)
         self.embed = nn.Linear(cells * (channels + 1), hidden)
         self.places = nn.Parameter(0.02 * torch.randn(places, hidden))  # rotary positions only tell how far apart
         self.level = nn.Sequential(nn.Linear(2 * WAVES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.label = nn.Embedding(categories + 1, hidden)  # the last says that none is told
         self.alone = nn.Parameter(torch.zeros(hidden))
-        self.transformer = Transformer(hidden, config.depth, config.heads, config.attention, conditioned=True)
+        words, actions, fps = config.words or (), config.actions or 0, config.hears or None
+        self.listener = Listener(hidden, time * self.time, time > 1, categories, words, actions, fps)
+        self.transformer = Transformer(
+            hidden, config.depth, config.heads, config.attention, conditioned=True, crossed=bool(words)
+        )
         self.head = nn.Linear(hidden, cells * channels)
-        nn.init.normal_(self.label.weight, std=0.2)  # about as large as what tells the level
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -177,7 +198,7 @@ class Network(nn.Module):
         x: Float[Tensor, "B L C h w"],
         given: Bool[Tensor, "B L 1 h w"],
         levels: Float[Tensor, "B L"],
-        label: Int64[Tensor, " B"],
+        heard: Heard,
         alone: bool,
     ) -> Float[Tensor, "B L C h w"]:
         """What `x`, clean where `given`, is of, in the model's parameterisation; float32.
@@ -188,11 +209,12 @@ class Network(nn.Module):
         sizes = {"i": self.time, "p": self.side, "q": self.side}
         tokens = rearrange(seen, "b (l i) c (h p) (w q) -> b l (h w) (i p q c)", **sizes)
         frames, height, width = tokens.shape[1], x.shape[3] // self.side, x.shape[4] // self.side
-        condition = self.level(_waves(levels[:, :: self.time])) + self.label(label)[:, None]  # [B, frames, D]
+        condition = self.level(_waves(levels[:, :: self.time])) + heard.moments  # [B, frames, D]
         if alone:
             condition = torch.cat([condition[:, :1] + self.alone, condition[:, 1:]], 1)
         tokens = (self.embed(tokens) + self.places).flatten(1, 2)
-        told = self.head(self.transformer(tokens, grid(frames, height, width), condition, frames)).float()
+        places = grid(frames, height, width)
+        told = self.head(self.transformer(tokens, places, condition, frames, heard.context)).float()
         return rearrange(told, "b (l h w) (i p q c) -> b (l i) c (h p) (w q)", l=frames, h=height, **sizes)
 
 
@@ -213,9 +235,8 @@ class Generator(nn.Module):
 
 
 class LatentDiT(Family):
-    """A latent diffusion transformer; told the label where it was trained with labels, given frames and regions."""
+    """A latent diffusion transformer; told what its training clips came with, given frames and regions."""
 
-    accepts = frozenset({"label", "known", "mask"})
     streams = frozenset({"latents"})
 
     generator: Generator
@@ -225,6 +246,7 @@ class LatentDiT(Family):
         super().__init__()
         self.config, self.sampling = config, config.sampling
         self.generator = Generator(config)
+        self.accepts = self.generator.network.listener.hears | {"known", "mask"}
         (self.categories,), self.length = config.filled("categories"), config.latents[0]
         self.grouped = config.coded is not None and config.coded.time > 1  # so the first frame was coded alone
         self.inside = self.length - config.patch[0] * self.grouped  # latents of a window further on
@@ -255,10 +277,12 @@ class LatentDiT(Family):
         given, levels, asked = self._task(x0, generator)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         x = torch.where(given, x0, flow.noised(config.path, x0, eps, levels))
-        label = torch.full((len(x0),), self.categories, device=x0.device)
-        if self.categories and batch.given.label is not None:
-            label = torch.where(draw(len(x0)) < config.dropout, label, batch.given.label)
-        told = self.generator.network(x, given, levels, label, alone=self.grouped and not inside)
+        left_out = {"label": config.dropout, "text": config.dropout, "audio": UNHEARD, "actions": UNHEARD}
+        told = {name: draw(len(x0)) >= share for name, share in left_out.items()}
+        heard = self.generator.network.listener(batch.given, config.frames, told)
+        if inside:
+            heard = heard.cut(1, self.inside // config.patch[0])
+        told = self.generator.network(x, given, levels, heard, alone=self.grouped and not inside)
         error = (told - flow.target(config.parameterisation, config.path, x0, eps, levels)).square().mean(2, True)
         error = error * flow.trailing(flow.weight(config.parameterisation, config.path, levels), error)
         loss = error.masked_fill(~asked, 0).sum() / asked.sum().clamp(min=1)
@@ -302,15 +326,34 @@ class LatentDiT(Family):
         """
         self.refuse_unusable(given)
         device = next(self.generator.parameters()).device
-        if self.sampling.guidance != 1 and not (self.categories and self.config.dropout):
-            raise ValueError("this model was not trained with labels left out, which guidance needs: make guidance 1")
-        label = labels(given, self.categories, noise, "latents", device)
         known, cells = self._known(given, len(noise), device)
+        heard = self._heard(given, frames, noise, device)
         if self.codec is None:
-            yield from self._windows(frames, known, cells, label, noise)
+            yield from self._windows(frames, known, cells, heard, noise)
         else:
-            windows = self._windows(self.codec.length(frames), known, cells, label, noise)
+            windows = self._windows(self.codec.length(frames), known, cells, heard, noise)
             yield from self.codec.decoded(windows, frames)
+
+    @torch.no_grad()
+    def _heard(self, given: Conditions, frames: int, noise: Noise, device: torch.device) -> list[tuple[float, Heard]]:
+        """What clips are told, of scale 1, and after it with a condition left out, of that guidance's scale."""
+        config, sampling, listener = self.config, self.sampling, self.generator.network.listener
+        given = replace(given.to(device), label=labels(given, self.categories, noise, "latents", device))
+        scales = dict.fromkeys(("label", "text"), sampling.guidance)
+        scales |= {"audio": sampling.audio_guidance, "actions": sampling.actions_guidance}
+        if sampling.guidance != 1 and not (listener.hears & {"label", "text"} and config.dropout):
+            raise ValueError(
+                "this model was not trained with labels or texts left out, which guidance needs: make guidance 1"
+            )
+        for name in ("audio", "actions"):
+            if scales[name] != 1 and name not in listener.hears:
+                raise ValueError(f"this model was trained without {name}: make {name}_guidance 1")
+        all_told = dict.fromkeys(scales, torch.ones(len(noise), dtype=torch.bool, device=device))
+        none = torch.zeros_like(all_told["text"])
+        left_out = [({"label": none, "text": none}, sampling.guidance)]  # which both say what is to be seen
+        left_out += [({name: none}, scales[name]) for name in ("audio", "actions")]
+        heard = [(1.0, listener(given, frames, all_told))]
+        return heard + [(scale, listener(given, frames, all_told | told)) for told, scale in left_out if scale != 1]
 
     def _known(self, given: Conditions, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The latents of the given frames [B, l, C, h, w], and which of them are given [B, l, 1, h, w]."""
@@ -324,7 +367,9 @@ class LatentDiT(Family):
         latents, cells = codec.given(known, mask)
         return latents, cells[:, :, None]
 
-    def _windows(self, length: int, known: Tensor, cells: Tensor, label: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def _windows(
+        self, length: int, known: Tensor, cells: Tensor, heard: list[tuple[float, Heard]], noise: Noise
+    ) -> Iterator[Tensor]:
         """Yield the latents of videos, `length` in time, of which those in `cells` are `known`.
 
         Each window begins with the last latents of the one before; all are drawn whole, however many are asked for.
@@ -334,14 +379,17 @@ class LatentDiT(Family):
         context, done = known[:, :0], 0
         while done < length:
             begin, size = (done - overlap, self.inside) if done else (0, self.length)
-            window = self._draw(context, _cut(known, begin, size), _cut(cells, begin, size), label, noise)
+            now = [(scale, every.cut(begin // time, size // time)) for scale, every in heard]
+            window = self._draw(context, _cut(known, begin, size), _cut(cells, begin, size), now, noise)
             yield window[:, done - begin :][:, : length - done]
             context, done = window[:, -overlap:], begin + size
 
-    def _draw(self, context: Tensor, known: Tensor, cells: Tensor, label: Tensor, noise: Noise) -> Tensor:
+    def _draw(
+        self, context: Tensor, known: Tensor, cells: Tensor, heard: list[tuple[float, Heard]], noise: Noise
+    ) -> Tensor:
         """A window [B, L, C, h, w] that begins with the latents of `context` and has the `known` ones in `cells`."""
         config, sampling, overlap = self.config, self.sampling, context.shape[1]
-        alone, unlabelled = self.grouped and not overlap, torch.full_like(label, self.categories)
+        alone = self.grouped and not overlap
         clean = torch.cat([context, known[:, overlap:]], 1)
         if not sampling.context_noise:
             cells = torch.cat([torch.ones_like(cells[:, :overlap]), cells[:, overlap:]], 1)
@@ -352,9 +400,9 @@ class LatentDiT(Family):
         def denoise(x: Tensor, levels: Tensor) -> flow.Prediction:
             x = torch.where(cells, clean, x)
             tell = partial(self.generator.network, x, cells, levels, alone=alone)
-            told = flow.guided(
-                tell(label=label), lambda: tell(label=unlabelled), levels, sampling.guidance, sampling.interval
-            )
+            (_, every), *others = heard
+            without = [(scale, partial(tell, heard=other)) for scale, other in others]
+            told = flow.guided(tell(heard=every), without, levels, sampling.interval)
             return flow.prediction(config.parameterisation, config.path, x, told, levels)
 
         fresh = partial(noise.normal, "latents", *clean.shape[1:], device=clean.device)

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from kinema.nn.rotary import rotate
 
-__all__ = ["Attention", "Cache", "Mask", "Over", "attend", "fused_attention", "plain_attention", "plain_is_faster"]
+__all__ = [
+    "Attention",
+    "Cache",
+    "CrossAttention",
+    "Mask",
+    "Over",
+    "attend",
+    "fused_attention",
+    "plain_attention",
+    "plain_is_faster",
+]
 
 Mask = Bool[Tensor, "*#B #N #M"] | Literal["causal"] | None  # "causal": the queries are the last of the keys
 Over = Literal["all", "space", "time"]
@@ -137,3 +147,28 @@ class Attention(nn.Module):
             k, v = cache.seen()
         y = rearrange(attend(q, k, v, mask), f"{together} -> {apart}", b=len(x), t=frames)
         return self.out(y.flatten(2)), cache
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to a context of others, whose gathered values begin at zero.
+
+    Queries and keys are normalised as in `Attention`; a context has no positions but those it brings itself.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.gain = nn.Parameter(torch.ones(2, width // heads))  # of queries and of keys
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], context: Float[Tensor, "B M D"], seen: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B N D"]:
+        """What each token gathers from the context where it is `seen`, which must be one place at least."""
+        q = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.heads)
+        k, v = rearrange(self.kv(context), "b m (i h d) -> i b h m d", i=2, h=self.heads)
+        q, k = (F.rms_norm(y.float(), y.shape[-1:], self.gain[i], 1e-6).to(v.dtype) for i, y in enumerate((q, k)))
+        y = attend(q, k, v, seen[:, None, None].expand(-1, -1, q.shape[2], -1))
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))

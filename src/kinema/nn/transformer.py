@@ -6,16 +6,17 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
-from kinema.nn.attention import Attention, Cache, Mask, Over
+from kinema.nn.attention import Attention, Cache, CrossAttention, Mask, Over
 from kinema.nn.rotary import rotary_table
 
-__all__ = ["AttentionKind", "Block", "Caches", "Causal", "Transformer"]
+__all__ = ["AttentionKind", "Block", "Caches", "Causal", "Context", "Transformer"]
 
 AttentionKind = Literal["full", "factorised"]
 Causal = Literal["frames", "tokens"] | None
+Context = tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"]]  # tokens to attend to, and which are there
 Caches = tuple[Cache | None, ...]  # one a block; inside a frame there is nothing to remember
 
 
@@ -23,13 +24,18 @@ class Block(nn.Module):
     """Attention and an MLP, each normalised first and added to what it is given.
 
     If `conditioned`, the condition shifts and scales what both are given and gates what they add. In a `Transformer`
-    the gates start at zero, and so the block as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2).
+    the gates start at zero, and so the block as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2). If
+    `crossed`, tokens attend to a context between the two, such as the words of a text.
     """
 
-    def __init__(self, width: int, heads: int, over: Over = "all", conditioned: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, over: Over = "all", conditioned: bool = False, crossed: bool = False
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.attention = Attention(width, heads, over)
+        self.cross = CrossAttention(width, heads) if crossed else None
+        self.cross_norm = nn.LayerNorm(width) if crossed else None
         self.mlp_norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         # GELU by the error function: on a CPU the one by tanh is three times slower in bfloat16
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -43,16 +49,24 @@ class Block(nn.Module):
         frames: int = 1,
         condition: Float[Tensor, "B G D"] | None = None,
         cache: Cache | None = None,
+        context: Context | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Cache | None]:
         """The tokens after the block; see `Transformer` for the condition and `Attention` for the rest."""
         if self.modulation is None:
             change, cache = self.attention(self.norm(x), table, mask, frames, cache)
-            x = x + change
+            x = self._crossed(x + change, context)
             return x + self.mlp(self.mlp_norm(x)), cache
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(condition).chunk(6, -1)
         change, cache = self.attention(_modulated(self.norm(x), shift, scale), table, mask, frames, cache)
-        x = x + _gated(change, gate)
+        x = self._crossed(x + _gated(change, gate), context)
         return x + _gated(self.mlp(_modulated(self.mlp_norm(x), mlp_shift, mlp_scale)), mlp_gate), cache
+
+    def _crossed(self, x: Tensor, context: Context | None) -> Tensor:
+        """`x` with what it gathers from the context."""
+        if self.cross is None or self.cross_norm is None:
+            return x
+        assert context is not None, "a crossed transformer attends to a context"
+        return x + self.cross(self.cross_norm(x), *context)
 
 
 class Transformer(nn.Module):
@@ -76,6 +90,7 @@ class Transformer(nn.Module):
         attention: AttentionKind = "full",
         causal: Causal = None,
         conditioned: bool = False,
+        crossed: bool = False,
     ) -> None:
         super().__init__()
         if attention == "factorised" and (depth % 2 or causal == "tokens"):
@@ -84,13 +99,13 @@ class Transformer(nn.Module):
         self.head = width // heads
         turns: tuple[Over, ...] = ("all",) if attention == "full" else ("space", "time")
         self.overs: list[Over] = [turns[i % len(turns)] for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, over, conditioned) for over in self.overs)
+        self.blocks = nn.ModuleList(Block(width, heads, over, conditioned, crossed) for over in self.overs)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = nn.Linear(width, 2 * width) if conditioned else None
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                if name.endswith("modulation"):
+                if name.endswith(("modulation", "cross.out")):
                     nn.init.zeros_(module.weight)
                 elif not conditioned and name.endswith(("attention.out", "mlp.2")):
                     module.weight.data /= (2 * depth) ** 0.5
@@ -103,6 +118,7 @@ class Transformer(nn.Module):
         positions: Real[Tensor, "N 3"],
         condition: Float[Tensor, "B G D"] | None = None,
         frames: int | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "B N D"]:
         """The tokens after all blocks, normalised, float32.
 
@@ -110,7 +126,7 @@ class Transformer(nn.Module):
         or one for all. `frames` is how many frames the tokens are: factorised attention has to know, and full
         attention needs no mask inside a single one.
         """
-        return self._run(x, positions, condition, frames, (None,) * len(self.blocks))[0]
+        return self._run(x, positions, condition, frames, (None,) * len(self.blocks), context)[0]
 
     @torch.no_grad()
     def extend(
@@ -120,6 +136,7 @@ class Transformer(nn.Module):
         cache: Caches | None,
         condition: Float[Tensor, "B G D"] | None = None,
         frames: int | None = None,
+        context: Context | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Caches]:
         """`forward` of the tokens that come after those in `cache` (None: the first), without gradients.
 
@@ -129,10 +146,16 @@ class Transformer(nn.Module):
             raise ValueError("tokens that see later ones cannot be gone on from: build the transformer causal")
         if cache is None:
             cache = tuple(None if over == "space" else Cache() for over in self.overs)
-        return self._run(x, positions, condition, frames, cache)
+        return self._run(x, positions, condition, frames, cache, context)
 
     def _run(
-        self, x: Tensor, positions: Tensor, condition: Tensor | None, frames: int | None, caches: Caches
+        self,
+        x: Tensor,
+        positions: Tensor,
+        condition: Tensor | None,
+        frames: int | None,
+        caches: Caches,
+        context: Context | None,
     ) -> tuple[Tensor, Caches]:
         assert (condition is None) == (self.modulation is None), "a condition belongs to a conditioned transformer"
         positions = positions.to(x.device)
@@ -147,7 +170,7 @@ class Transformer(nn.Module):
         x, after = x.float(), []  # what blocks add up, from which bfloat16 would drop small changes
         for block, over, cache in zip(self.blocks, self.overs, caches, strict=True):
             assert over == "all" or frames is not None, "factorised attention has to know how many frames there are"
-            x, cache = block(x, table, masks[over], frames or 1, condition, cache)
+            x, cache = block(x, table, masks[over], frames or 1, condition, cache, context)
             after.append(cache)
         x = self.norm(x)
         if self.modulation is not None:

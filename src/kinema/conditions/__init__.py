@@ -1,0 +1,1 @@
+"""The input layer: what a caller may give, made into what a network can use."""

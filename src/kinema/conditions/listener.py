@@ -1,0 +1,94 @@
+"""All that a clip is told, made into one vector for each of its moments and the words of its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from kinema.conditions.actions import ActionEncoder
+from kinema.conditions.audio import AudioEncoder
+from kinema.conditions.text import TextEncoder, Vocabulary
+from kinema.nn.transformer import Context
+from kinema.types import Conditions
+
+__all__ = ["Heard", "Listener"]
+
+FRAME = 64  # dimensions of what a frame alone is told
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What clips are told: to each moment, a group of frames, and in words."""
+
+    moments: Float[Tensor, "B G D"]
+    context: Context | None = None
+
+    def cut(self, first: int, length: int) -> Heard:
+        """What `length` moments from `first` on are told; those after the last are told what it is."""
+        moments = self.moments[:, first : first + length]
+        missing = length - moments.shape[1]
+        return replace(self, moments=torch.cat([moments, self.moments[:, -1:].expand(-1, missing, -1)], 1))
+
+
+class Listener(nn.Module):
+    """Labels, texts, sound and actions as vectors; a moment is `group` frames, or if `alone` the first is one frame.
+
+    It hears labels if there are `categories`, texts if there are `words`, actions if there are any, and sound at `fps`
+    frames a second if that is said; `hears` has their names in Conditions.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        group: int,
+        alone: bool,
+        categories: int = 0,
+        words: tuple[str, ...] = (),
+        actions: int = 0,
+        fps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.group, self.alone = width, group, alone
+        self.label = nn.Embedding(categories + 1, width) if categories else None  # the last says that none is told
+        self.text = TextEncoder(Vocabulary(words), width) if words else None
+        self.audio = AudioEncoder(FRAME, fps) if fps else None
+        self.actions = ActionEncoder(actions, FRAME) if actions else None
+        parts = {"label": self.label, "text": self.text, "audio": self.audio, "actions": self.actions}
+        self.hears = frozenset(name for name, part in parts.items() if part is not None)
+        self.pooled = nn.Linear(width, width) if words else None
+        frames = FRAME * len(self.hears & {"audio", "actions"})
+        self.moment = nn.Linear(group * frames, width) if frames else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.2)
+
+    def forward(self, given: Conditions, frames: int, told: Mapping[str, Bool[Tensor, " B"]]) -> Heard:
+        """What clips of `frames` frames are told; of each condition only the clips where `told` has it."""
+        some = next(iter(told.values()))
+        count = frames + self.alone * (self.group - 1)
+        moments = torch.zeros(len(some), -(-count // self.group), self.width, device=some.device)
+        context = None
+        if self.label is not None:
+            none = torch.full((len(some),), self.label.num_embeddings - 1, device=some.device)
+            label = none if given.label is None else torch.where(told["label"], given.label, none)
+            moments = moments + self.label(label)[:, None]
+        if self.text is not None and self.pooled is not None:
+            text = self.text(given.text, told["text"])
+            moments = moments + self.pooled(text.pooled)[:, None]
+            context = (text.tokens, text.seen)
+        by_frame = []
+        if self.audio is not None:
+            by_frame.append(self.audio(given.audio, frames, told["audio"]))
+        if self.actions is not None:
+            by_frame.append(self.actions(given.actions, frames, told["actions"]))
+        if self.moment is not None:
+            each = torch.cat(by_frame, 2)
+            missing = self.group * moments.shape[1] - count
+            each = F.pad(each, (0, 0, self.alone * (self.group - 1), missing))  # [B, G group, n]
+            moments = moments + self.moment(rearrange(each, "b (g k) d -> b g (k d)", k=self.group))
+        return Heard(moments, context)
