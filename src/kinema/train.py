@@ -47,6 +47,8 @@ class TrainConfig:
     """Decay of the moving average of the generator that is sampled from (0: its last weights)."""
     precision: Precision = "auto"
     """Of matrix work: bfloat16 where the machine is fast at it, or as told."""
+    compile: bool = False
+    """Compile what is trained with torch.compile, for runs of hours: it takes a C++ compiler and a minute at first."""
     seed: int = 0
     """Of the first weights, the data order and all noise."""
     save_minutes: float = 3.0
@@ -123,6 +125,9 @@ class Trainer:
         self.optimizers = {name: self._optimizer(player) for name, player in players.items()}
         self._optimizer_of = {id(player): self.optimizers[name] for name, player in players.items()}
         self.average = copy.deepcopy(self.family.generator).requires_grad_(False).eval()
+        if self.config.compile:
+            for player in players.values():
+                player.compile()
         self.step = 0
         self.seconds = 0.0
         self._sums: dict[str, Tensor] = {}
