@@ -1,12 +1,13 @@
 """Seconds a training iteration takes, and how much of the machine's arithmetic it uses, by family and preset.
 
-    python benchmarks/train_speed.py [--family mocogan] [--preset paper cpu] [--steps 10] [--plain]
+    python benchmarks/train_speed.py [--family mocogan] [--preset paper cpu] [--steps 10] [--plain] [--compile]
 
-- default: kinema as it comes, with the precision it finds for the machine;
+- default: kinema as it comes, with the precision it finds for the machine; with --compile also --train.compile;
 - float32: the same with --train.precision float32;
 - plain:   the network in a plain float32 port (plain_*.py), in a process whose memory allocator is as it comes.
 
-The "paper" preset of svg-lp is measured at 16 clips of 20 frames a step, which fit a laptop's memory as 100 do not.
+The "paper" preset of svg-lp is measured at 16 clips of 20 frames a step and "gpu" of latent-dit at 4 clips, which fit a
+laptop's memory as 100 and 32 do not.
 Families that work on a codec's latents learn from some that are kept, of a codec that is not trained.
 
 Each is a process of its own. They take turns, one iteration each, so that they never compete and the machine's noise
@@ -55,15 +56,18 @@ from kinema.types import Batch, Conditions
 CLASSES = ("a", "b", "c", "d")
 WARM_UPS = 2
 PLAIN = {  # what there is a plain port of: the authors' networks, and the transformer over latents
-    ("latent-dit", "latent"): plain_latent_dit,
+    ("latent-dit", "latent"): plain_latent_dit.Port(),
+    ("latent-dit", "gpu"): plain_latent_dit.LARGE,
     ("mocogan", "paper"): plain_mocogan,
     ("svg-lp", "paper"): plain_svg_lp,
     ("tgan", "paper"): plain_tgan,
     ("vgan", "paper"): plain_vgan,
 }
+CODED = {"family": {"codec": None, "coded": VideoVAEConfig()}}
 TOKENS = {"family": {"codec": None, "coded": VideoVAEConfig(levels=(8, 5, 5, 5))}}
 OTHERWISE = {  # what cannot be measured as it comes
-    ("latent-dit", "latent"): {"family": {"codec": None, "coded": VideoVAEConfig()}},
+    ("latent-dit", "latent"): CODED,
+    ("latent-dit", "gpu"): CODED | {"train": {"batch": 4}},
     ("svg-lp", "paper"): {"data": {"frames": 20}, "train": {"batch": 16}},
     ("token-transformer", "cpu"): TOKENS,
     ("token-transformer", "masked"): TOKENS,
@@ -105,7 +109,7 @@ def kinema_step(experiment: Experiment, precision: run.Precision) -> Callable[[]
     return trainer.advance
 
 
-def plain_step(experiment: Experiment, port: ModuleType) -> Callable[[], object]:
+def plain_step(experiment: Experiment, port: ModuleType | plain_latent_dit.Port) -> Callable[[], object]:
     """One iteration of a plain port on clips of the same number and size."""
     device = run.start().device
     clips = RandomClips(experiment.data, experiment.train.batch)
@@ -118,6 +122,7 @@ def plain_step(experiment: Experiment, port: ModuleType) -> Callable[[], object]
 def work(player: str, family: str, name: str) -> None:
     """Answer each line of stdin with one number: "step" with its seconds, "count" with the GFLOP of a step."""
     experiment = preset(family, name).changed(**OTHERWISE.get((family, name), {}))
+    experiment = experiment.changed(train={"compile": player == "compiled"})
     if player == "plain":
         step = plain_step(experiment, PLAIN[family, name])
     else:
@@ -218,12 +223,13 @@ class Row:
         return [self.family, self.name, *times, *speed_ups, *counts]
 
 
-def measure(family: str, name: str, steps: int, plain: bool) -> Row:
+def measure(family: str, name: str, steps: int, plain: bool, compiled: bool) -> Row:
     """Let the workers of one preset take turns for `steps` iterations."""
-    players = ["plain"] * (plain and (family, name) in PLAIN) + ["float32", "default"]
+    words = {"float32": "float32", "default": "compiled" if compiled else "default"}  # what a worker is told to be
+    players = {"plain": "plain"} | words if plain and (family, name) in PLAIN else words
     with ExitStack() as stack:
-        workers = {player: stack.enter_context(start(player, family, name)) for player in players}
-        gflop = ask(workers["default"], "count")
+        workers = {player: stack.enter_context(start(word, family, name)) for player, word in players.items()}
+        gflop = ask(workers["float32"], "count")  # what is compiled cannot be looked into
         taken: dict[str, list[float]] = {player: [] for player in players}
         for _ in range(WARM_UPS + steps):
             for player, worker in workers.items():
@@ -238,6 +244,7 @@ def main() -> None:
     parser.add_argument("--preset", nargs="+", metavar="NAME", help="without it all, gpu on a GPU only")
     parser.add_argument("--steps", type=int, default=10, help="iterations measured of each (%(default)s)")
     parser.add_argument("--plain", action="store_true", help="measure the plain ports too")
+    parser.add_argument("--compile", action="store_true", help="measure the default compiled")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -260,7 +267,7 @@ def main() -> None:
     rows = []
     for family, name in chosen:
         print(f"measuring {family} {name}", file=sys.stderr)  # no spinner: it would take time from the workers
-        rows.append(measure(family, name, arguments.steps, arguments.plain))
+        rows.append(measure(family, name, arguments.steps, arguments.plain, arguments.compile))
     after = [matmul_rate(place.device, dtype) for dtype in dtypes]
     rates = dict(zip(dtypes, map(max, before, after), strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from kinema.data.clips import DataConfig
 from kinema.families.latent_dit import LatentDiTConfig
@@ -26,6 +27,12 @@ def latent_dit_cpu() -> Experiment:
 def latent_dit_latent() -> Experiment:
     """For a laptop with a codec trained into runs/codec (or --family.codec): 64x64, 17 frames as 5x8x8 latents."""
     return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising())
+
+
+def latent_dit_gpu() -> Experiment:
+    """For one GPU with a codec trained into runs/codec: DiT's S size, 384 channels in 12 blocks, 32 clips a step."""
+    family = LatentDiTConfig(codec="runs/codec", hidden=384, depth=12, heads=6)
+    return Experiment(family, DataConfig(frames=17), replace(_denoising(), batch=32, lr=3e-4, average=0.999))
 
 
 def _denoising() -> TrainConfig:
@@ -120,7 +127,7 @@ def video_vae_cpu() -> Experiment:
 
 
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
-    "latent-dit": {"cpu": latent_dit_cpu, "latent": latent_dit_latent},
+    "latent-dit": {"cpu": latent_dit_cpu, "gpu": latent_dit_gpu, "latent": latent_dit_latent},
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
     "tgan": {"cpu": tgan_cpu, "paper": tgan_paper},

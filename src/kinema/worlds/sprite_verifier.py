@@ -2,8 +2,8 @@
 
 No network is involved, so that a score cannot drift with one. Backgrounds are grey, so a pixel's chroma is that of its
 sprite times how much the sprite covers of it; that gives subpixel areas and centres, also at blurred edges. Shapes are
-compared with the world's own, drawn and blurred, in polar coordinates, where turning is a shift. Motions are told by the
-thresholds in `motion_of`.
+compared with the world's own, drawn and blurred, in polar coordinates, where turning is a shift. Motions are told by
+the thresholds in `motion_of`.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _grown(mask: Bool[np.ndarray, "T H W"], by: int) -> Bool[np.ndarray, "T H W"
 
 
 def _track(colour: str, cover: np.ndarray, strong: Bool[np.ndarray, "T H W"], unit: float) -> Track:
-    times, height, width = cover.shape
+    height, width = cover.shape[1:]
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     total = cover.sum((1, 2)).clip(0)
     middle = []  # medians, which specks elsewhere cannot move far
@@ -264,7 +264,7 @@ def motion_of(track: Track, height: int, width: int) -> str:
     is never 2.5 from its mean place (the median over frames in either axis); then it is
 
     - "appear" if it is not seen at first, for a fifth of its time or more;
-    - "grow" if its radius is at last 1.6 times that at first, or more, rising all the while (correlation 0.9 with time);
+    - "grow" if its radius is at last 1.6 times that at first or more, rising all the while (correlation 0.9 with time);
     - "spin" if it turns evenly (15 degrees off at most, root mean square) by 110 degrees or more;
     - "still" otherwise.
 
@@ -384,8 +384,8 @@ def _keeps_speed(values: Float[np.ndarray, " n"], t: np.ndarray, turns: Sequence
 def bounce_frames(track: Track, height: int, width: int) -> tuple[int, ...]:
     """The frames on the way to which a track bounces off an edge of frames of height x width.
 
-    A bounce is a turn of 0.75 pixels or more (of a frame whose shorter side is 64) near an edge; it was before the frame
-    of the turn itself if the way to that frame is shorter than the way on.
+    A bounce is a turn of 0.75 pixels or more (of a frame whose shorter side is 64) near an edge; it was before the
+    frame of the turn itself if the way to that frame is shorter than the way on.
     """
     seen = np.flatnonzero(track.visible)
     unit = min(height, width) / 64
