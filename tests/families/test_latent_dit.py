@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kinema import checkpoint, flow
+from kinema.conditions import incomplete
 from kinema.conditions.listener import Heard
 from kinema.families import latent_dit
 from kinema.families.latent_dit import CONTEXT, LatentDiT, LatentDiTConfig, LatentDiTSampling
@@ -141,7 +142,7 @@ def test_training_gives_frames_at_both_ends_and_regions_of_all() -> None:
 
 def test_training_noises_a_clip_as_one_or_each_frame_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for share in ("START", "END", "REGION"):
-        monkeypatch.setattr(latent_dit, share, 0.0)
+        monkeypatch.setattr(incomplete, share, 0.0)
     given, levels, asked = tasks(patch=(1, 1))
     assert not given.any() and asked.all()
     same = (levels == levels[:, :1]).all(1)
@@ -152,8 +153,9 @@ def test_training_noises_a_clip_as_one_or_each_frame_by_itself(monkeypatch: pyte
 
 
 def test_training_noises_some_of_the_frames_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for share, value in {"START": 1.0, "END": 0.0, "REGION": 0.0, "FORCED": 0.0}.items():
-        monkeypatch.setattr(latent_dit, share, value)
+    for share, value in {"START": 1.0, "END": 0.0, "REGION": 0.0}.items():
+        monkeypatch.setattr(incomplete, share, value)
+    monkeypatch.setattr(latent_dit, "FORCED", 0.0)
     given, levels, asked = tasks(patch=(1, 1))
     clean, context = given.flatten(2).all(2), levels != levels[:, -1:]  # the last frame is never given here
     assert not levels[clean].any()

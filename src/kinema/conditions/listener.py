@@ -54,7 +54,8 @@ class Listener(nn.Module):
         fps: float | None = None,
     ) -> None:
         super().__init__()
-        self.width, self.group, self.alone = width, group, alone
+        self.group, self.alone = group, alone
+        self.register_buffer("nothing", torch.zeros(width), persistent=False)
         self.label = nn.Embedding(categories + 1, width) if categories else None  # the last says that none is told
         self.text = TextEncoder(Vocabulary(words), width) if words else None
         self.audio = AudioEncoder(FRAME, fps) if fps else None
@@ -67,14 +68,19 @@ class Listener(nn.Module):
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.2)
 
-    def forward(self, given: Conditions, frames: int, told: Mapping[str, Bool[Tensor, " B"]]) -> Heard:
-        """What clips of `frames` frames are told; of each condition only the clips where `told` has it."""
-        some = next(iter(told.values()))
+    nothing: Tensor
+
+    def forward(
+        self, given: Conditions, frames: int, clips: int, left_out: Mapping[str, Bool[Tensor, " B"]] | None = None
+    ) -> Heard:
+        """What `clips` clips of `frames` frames are told; of each condition not those where it is `left_out`."""
+        told = dict.fromkeys(self.hears, torch.ones(clips, dtype=torch.bool, device=self.nothing.device))
+        told |= {name: ~without for name, without in (left_out or {}).items()}
         count = frames + self.alone * (self.group - 1)
-        moments = torch.zeros(len(some), -(-count // self.group), self.width, device=some.device)
+        moments = self.nothing.expand(clips, -(-count // self.group), -1)
         context = None
         if self.label is not None:
-            none = torch.full((len(some),), self.label.num_embeddings - 1, device=some.device)
+            none = torch.full((clips,), self.label.num_embeddings - 1, device=self.nothing.device)
             label = none if given.label is None else torch.where(told["label"], given.label, none)
             moments = moments + self.label(label)[:, None]
         if self.text is not None and self.pooled is not None:

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kinema import flow
+from kinema.conditions.incomplete import incomplete, whole
 from kinema.conditions.listener import Heard, Listener
 from kinema.families.video_vae import VideoVAE, VideoVAEConfig
 from kinema.family import Facts, Family, FamilyConfig, Turn
@@ -40,11 +41,15 @@ from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
-START, END, REGION = 0.4, 0.2, 0.2  # of training clips whose first frames are given, whose last, and a region of all
-CONTEXT = 0.2  # the highest noise level of given frames; in half of the clips that have some they are noised
+CONTEXT = 0.2  # the highest noise level of given frames that are noised
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
 UNHEARD = 0.5  # of sounds and of actions that are left out, as they may say all that a text would
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
+GUIDED = {  # by what settings, and by which conditions together, as label and text both say what is to be seen
+    "guidance": frozenset({"label", "text"}),
+    "audio_guidance": frozenset({"audio"}),
+    "actions_guidance": frozenset({"actions"}),
+}
 WAVES = 128  # frequencies that tell a noise level
 
 
@@ -277,9 +282,9 @@ class LatentDiT(Family):
         given, levels, asked = self._task(x0, generator)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         x = torch.where(given, x0, flow.noised(config.path, x0, eps, levels))
-        left_out = {"label": config.dropout, "text": config.dropout, "audio": UNHEARD, "actions": UNHEARD}
-        told = {name: draw(len(x0)) >= share for name, share in left_out.items()}
-        heard = self.generator.network.listener(batch.given, config.frames, told)
+        shares = {"label": config.dropout, "text": config.dropout, "audio": UNHEARD, "actions": UNHEARD}
+        left_out = {name: draw(len(x0)) < share for name, share in shares.items()}
+        heard = self.generator.network.listener(batch.given, config.frames, len(x0), left_out)
         if inside:
             heard = heard.cut(1, self.inside // config.patch[0])
         told = self.generator.network(x, given, levels, heard, alone=self.grouped and not inside)
@@ -300,22 +305,15 @@ class LatentDiT(Family):
 
         Cells are [B, L, 1, h, w]. A given frame that is noised counts as neither: what is told of it is of no use.
         """
-        (clips, length, _, height, width), time, device = x0.shape, self.config.patch[0], x0.device
-        draw = partial(torch.rand, generator=generator, device=device)
-        ends = draw(2, clips, 1) < torch.tensor([START, END], device=device)[:, None, None]
-        frames = ~_stretch(length, draw(2, clips, 1) * ends)[:, :, None, None, None]  # [B, L, 1, 1, 1]
-        noised = draw(clips, 1, 1, 1, 1) < 0.5
-        box = _stretch(height, draw(2, clips, 1))[:, :, None] & _stretch(width, draw(2, clips, 1))[:, None]  # [B, h, w]
-        outside, some = draw(clips, 1, 1) < 0.5, draw(clips, 1, 1) < REGION
-        given = (frames & ~noised) | ((box ^ outside) & some)[:, None, None]
-        context = _whole(frames & noised, time)  # [B, L]
-
+        (clips, length, _, height, width), time = x0.shape, self.config.patch[0]
+        draw = partial(torch.rand, generator=generator, device=x0.device)
+        given, context = incomplete(clips, length, height, width, time, generator)
         drawn = flow.logit_normal_times((clips, length // time), generator)
         one_each = draw(clips, 1) < FORCED
         levels = flow.shifted(torch.where(one_each, drawn, drawn[:, :1]), self.config.shift)
         levels = torch.where(context, CONTEXT * draw(clips, 1), levels.repeat_interleave(time, 1))
         asked = ~(given | context[:, :, None, None, None])
-        return given, levels.masked_fill(_whole(given, time), 0), asked
+        return given, levels.masked_fill(whole(given, time), 0), asked
 
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
         """Yield the clips window by window, with what is given where it is.
@@ -337,23 +335,19 @@ class LatentDiT(Family):
     @torch.no_grad()
     def _heard(self, given: Conditions, frames: int, noise: Noise, device: torch.device) -> list[tuple[float, Heard]]:
         """What clips are told, of scale 1, and after it with a condition left out, of that guidance's scale."""
-        config, sampling, listener = self.config, self.sampling, self.generator.network.listener
+        listener, everyone = self.generator.network.listener, torch.ones(len(noise), dtype=torch.bool, device=device)
         given = replace(given.to(device), label=labels(given, self.categories, noise, "latents", device))
-        scales = dict.fromkeys(("label", "text"), sampling.guidance)
-        scales |= {"audio": sampling.audio_guidance, "actions": sampling.actions_guidance}
-        if sampling.guidance != 1 and not (listener.hears & {"label", "text"} and config.dropout):
-            raise ValueError(
-                "this model was not trained with labels or texts left out, which guidance needs: make guidance 1"
-            )
-        for name in ("audio", "actions"):
-            if scales[name] != 1 and name not in listener.hears:
-                raise ValueError(f"this model was trained without {name}: make {name}_guidance 1")
-        all_told = dict.fromkeys(scales, torch.ones(len(noise), dtype=torch.bool, device=device))
-        none = torch.zeros_like(all_told["text"])
-        left_out = [({"label": none, "text": none}, sampling.guidance)]  # which both say what is to be seen
-        left_out += [({name: none}, scales[name]) for name in ("audio", "actions")]
-        heard = [(1.0, listener(given, frames, all_told))]
-        return heard + [(scale, listener(given, frames, all_told | told)) for told, scale in left_out if scale != 1]
+        heard = [(1.0, listener(given, frames, len(noise)))]
+        for setting, names in GUIDED.items():
+            scale, learned = getattr(self.sampling, setting), self.config.dropout or names != GUIDED["guidance"]
+            if scale != 1 and not (learned and listener.hears & names):
+                raise ValueError(
+                    f"this model was not trained with {' or '.join(sorted(names))} left out, which guidance by it "
+                    f"needs: make {setting} 1"
+                )
+            if scale != 1:
+                heard.append((scale, listener(given, frames, len(noise), dict.fromkeys(names, everyone))))
+        return heard
 
     def _known(self, given: Conditions, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The latents of the given frames [B, l, C, h, w], and which of them are given [B, l, 1, h, w]."""
@@ -395,7 +389,7 @@ class LatentDiT(Family):
             cells = torch.cat([torch.ones_like(cells[:, :overlap]), cells[:, overlap:]], 1)
         levels = flow.times(sampling.steps, config.shift)[:, None, None].repeat(1, *clean.shape[:2]).to(clean.device)
         levels[:, :, :overlap] = sampling.context_noise
-        levels = levels.masked_fill(_whole(cells, config.patch[0]), 0)  # [steps + 1, B, L]
+        levels = levels.masked_fill(whole(cells, config.patch[0]), 0)  # [steps + 1, B, L]
 
         def denoise(x: Tensor, levels: Tensor) -> flow.Prediction:
             x = torch.where(cells, clean, x)
@@ -419,19 +413,6 @@ def _waves(levels: Float[Tensor, "B T"]) -> Float[Tensor, "B T waves"]:
     frequencies = 1000 * 10_000.0 ** (-torch.arange(WAVES, device=levels.device) / WAVES)
     angles = levels[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
-
-
-def _stretch(size: int, ends: Float[Tensor, "2 B 1"]) -> Bool[Tensor, "B {size}"]:
-    """Of `size` places those of a stretch, one or more; `ends` in [0, 1) say how far it is from both ends."""
-    first = (ends[0] * size).long()
-    last = size - 1 - (ends[1] * (size - first)).long()
-    place = torch.arange(size, device=ends.device)
-    return (first <= place) & (place <= last)
-
-
-def _whole(given: Bool[Tensor, "B L 1 #h #w"], time: int) -> Bool[Tensor, "B L"]:
-    """Which latents are of tokens' times that are given as a whole."""
-    return given.flatten(2).all(2).unflatten(1, (-1, time)).all(2).repeat_interleave(time, 1)
 
 
 def _cut(x: Tensor, first: int, length: int) -> Tensor:
