@@ -7,25 +7,29 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from kinema.conditions.audio import RATE
+from kinema.conditions.text import vocabulary
+from kinema.data.actions import read_actions
 from kinema.data.cache import cache_folder, digest, whole, write_header
 from kinema.data.folder import ClipFile, Skipped, scan
-from kinema.data.video import VideoError, frame_rate, read_frames
+from kinema.data.video import VideoError, frame_rate, read_audio, read_frames
 from kinema.family import Facts
 from kinema.types import Batch, Conditions
 from kinema.worlds import WORLDS
 
 __all__ = ["DataConfig", "FolderSource", "Progress", "Source", "fit", "open_source", "shuffled"]
 
+SOUND = 32767  # of a sample at full volume, as it is kept
 CACHE_VERSION = 1  # part of every key: raise it when the same file would give other frames
 
 Progress = Callable[[int, int], None]  # called with how many are done, and of how many
@@ -47,6 +51,8 @@ class DataConfig:
     """Frames a second that videos are resampled to; None takes every frame as it is."""
     flip: bool = False
     """Mirror half of the clips, chosen at random."""
+    audio: bool = False
+    """Take the sound of every clip along, for families that listen; clips without sound are skipped."""
     latents: int = 0
     """Windows of clips that are encoded once and kept on disk, for families that work on a codec's latents; 0: every
     batch is drawn from all clips and encoded anew."""
@@ -83,8 +89,8 @@ class Source(Protocol):
 def open_source(config: DataConfig, progress: Progress | None = None) -> Source:
     """The world or the folder of clips that `config.source` names; a world's name wins over a folder's."""
     if config.source in WORLDS:
-        if config.fps is not None or config.flip:
-            raise ValueError(f"fps and flip are for folders of clips: the world {config.source} decides both itself")
+        if config.fps is not None or config.flip or config.audio:
+            raise ValueError(f"fps, flip and audio are for folders of clips: the world {config.source} decides them")
         return WORLDS[config.source](frames=config.frames, height=config.height, width=config.width)
     if not Path(config.source).expanduser().is_dir():
         worlds = ", ".join(sorted(WORLDS))
@@ -124,18 +130,30 @@ class FolderSource:
 
         rates = [decoded.fps for decoded in self._decoded]
         fps = float(np.median(rates)) if max(rates) <= 1.01 * min(rates) else None
+        columns = {0 if decoded.actions is None else decoded.actions.shape[1] for decoded in self._decoded}
+        if len(columns) > 1:
+            raise ValueError(f"{folder.root}: its actions have {sorted(columns)} numbers a frame: give all as many")
+        if config.flip and columns != {0}:
+            raise ValueError("flip mirrors clips but not what was done in them: leave it out where there are actions")
+        if config.audio and fps is None:
+            raise ValueError(f"{folder.root}: its clips differ in frames a second: give --data.fps to learn from sound")
         self.config = config
-        self.facts = Facts(config.frames, config.height, config.width, fps, folder.classes)
         self._labels = [folder.classes.index(clip.label) for clip in self.clips if clip.label is not None]
-        self._captions = [clip.caption for clip in self.clips if clip.caption is not None]
+        captions = [clip.caption for clip in self.clips if clip.caption is not None]
+        self._captions = captions if len(captions) == len(self.clips) else []
+        told = vocabulary(captions).words if len(set(self._captions)) > 1 else ()  # what is said of all tells nothing
+        facts = Facts(config.frames, config.height, config.width, fps, folder.classes)
+        self.facts = replace(facts, words=told, actions=columns.pop(), audio=config.audio)
         known = [(decoded.path.stem, c.label, c.caption) for decoded, c in zip(self._decoded, self.clips, strict=True)]
-        self.key = digest(self.facts, config.flip, known)
+        done = [None if decoded.actions is None else decoded.actions.tobytes() for decoded in self._decoded]
+        self.key = digest(self.facts, config.flip, known, *(done if self.facts.actions else ()))
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each starting anywhere in its clip, all clips once before any comes again.
 
         A pure function of its arguments. Frames float32 [size, T, 3, H, W] in [-1, 1]; labels int64 where the folder
-        has classes, texts where every clip has a caption.
+        has classes, texts where every clip has a caption, actions [size, T, A] where it has some, and sound at RATE
+        [size, samples] if `config.audio`.
         """
         config, first = self.config, (step * ranks + rank) * size
         chosen = shuffled(len(self.clips), first, size, seed)
@@ -143,16 +161,23 @@ class FolderSource:
         # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
         random = np.random.default_rng((seed, 1, step, rank))
         starts, flips = random.random(size), random.random(size) < 0.5
+        actions, sounds = [], []
         for window, clip, start, flip in zip(frames, chosen, starts, flips, strict=True):
             decoded = self._decoded[clip]
             begin = int(start * (decoded.shape[0] - config.frames + 1))
             cut = decoded.read(begin, config.frames)
             window[:] = rearrange(cut[:, :, ::-1] if config.flip and flip else cut, "t h w c -> t c h w")
+            if decoded.actions is not None:
+                actions.append(decoded.actions[begin : begin + config.frames])
+            if self.facts.audio and self.facts.fps:
+                sounds.append(decoded.sound(begin / self.facts.fps, config.frames / self.facts.fps))
         return Batch(
             torch.from_numpy(frames).float().div_(127.5).sub_(1),
             Conditions(
-                text=tuple(self._captions[clip] for clip in chosen) if len(self._captions) == len(self.clips) else None,
+                text=tuple(self._captions[clip] for clip in chosen) if self._captions else None,
                 label=torch.tensor([self._labels[clip] for clip in chosen]) if self._labels else None,
+                audio=torch.from_numpy(np.stack(sounds)) if sounds else None,
+                actions=torch.from_numpy(np.stack(actions)) if actions else None,
             ),
         )
 
@@ -172,12 +197,20 @@ class _Decoded:
     offset: int  # bytes before the first frame
     shape: tuple[int, int, int, int]  # T H W 3
     fps: float
+    actions: Float32[np.ndarray, "T A"] | None = None
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
         """Frames `start` to `start + frames`: one plain read is several times as quick as opening a memory map."""
         bytes_each = math.prod(self.shape[1:])
         flat = np.fromfile(self.path, np.uint8, frames * bytes_each, offset=self.offset + start * bytes_each)
         return flat.reshape(frames, *self.shape[1:])
+
+    def sound(self, start: float, seconds: float) -> Float32[np.ndarray, " samples"]:
+        """The sound of a stretch of the clip, with silence after its end."""
+        kept = np.load(self.path.with_suffix(".sound.npy"), mmap_mode="r")
+        first, count = round(start * RATE), round(seconds * RATE)
+        cut = kept[first : first + count].astype(np.float32) / SOUND
+        return np.pad(cut, (0, count - len(cut)))
 
 
 class _Cache:
@@ -207,7 +240,18 @@ class _Cache:
         frames = decoded.shape[0]
         if frames < config.frames:
             return f"{frames} frame{'s' * (frames > 1)} at {decoded.fps:.4g} fps, {config.frames} are needed"
-        return decoded
+        try:
+            if config.audio:
+                self._keep_sound(path.with_suffix(".sound.npy"), clip.path)
+            return decoded if clip.actions is None else replace(decoded, actions=_actions(clip, frames, config.fps))
+        except VideoError as error:
+            return error.reason if error.path == clip.path else str(error)
+
+    def _keep_sound(self, path: Path, clip: Path) -> None:
+        if not path.exists():
+            sound = np.round(SOUND * read_audio(clip, RATE)).astype(np.int16)
+            with whole(path) as file:
+                np.save(file, sound)
 
     def _find(self, path: Path) -> _Decoded | None:
         """What is in the cache at `path`; None where there is nothing or not all of it."""
@@ -229,6 +273,16 @@ class _Cache:
             file.seek(0)  # the clip's length is known at its end only
             write_header(file, "|u1", (count, config.height, config.width, 3))
             path.with_suffix(".json").write_text(json.dumps({"fps": config.fps or frame_rate(clip)}))
+
+
+def _actions(clip: ClipFile, frames: int, fps: float | None) -> Float32[np.ndarray, "T A"]:
+    """The actions of a clip's frames, of which a rate of its own shows some again or not at all."""
+    assert clip.actions is not None
+    table = read_actions(clip.actions)
+    shown = np.arange(frames) if fps is None else (np.arange(frames) * frame_rate(clip.path) / fps + 1e-3).astype(int)
+    if shown[-1] >= len(table):
+        raise VideoError(clip.actions, f"it has {len(table)} rows for the clip's {shown[-1] + 1} frames")
+    return table[shown]
 
 
 def fit(frame: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:

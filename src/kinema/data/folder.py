@@ -24,6 +24,7 @@ class ClipFile:
     path: Path
     label: str | None = None
     caption: str | None = None
+    actions: Path | None = None  # a table of numbers, .npy or .csv, with a row for each frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,11 @@ class Folder:
 def scan(root: str | Path) -> Folder:
     """Find the clips below `root`, with captions and labels from metadata.csv or metadata.jsonl in any of its folders.
 
-    The metadata's `file_name` is relative to the folder that it lies in; `caption` and `label` are optional. Where no
-    metadata gives a label, two or more top folders that hold all the clips between them are the classes. Where there
-    is metadata in a file's folder or above it, a file without a row is skipped, as is a row without a file. Hidden
-    files and those that are neither video nor image are passed over. Nothing is decoded. Raises ValueError for a
+    The metadata's `file_name` is relative to the folder that it lies in; `caption`, `label` and `actions` (a file of
+    numbers, relative to it too) are optional. Where no metadata gives a label, two or more top folders that hold all
+    the clips between them are the classes. Where there is metadata in a file's folder or above it, a file without a row
+    is skipped, as are a row without a file and, where others have some, a row without a label or actions. Hidden files
+    and those that are neither video nor image are passed over. Nothing is decoded. Raises ValueError for a
     folder that is not there or has no clips, and for metadata that cannot be read, naming its line.
     """
     root = Path(root).expanduser()
@@ -68,7 +70,9 @@ def scan(root: str | Path) -> Folder:
             elif not path.is_file():
                 skipped.append(Skipped(name, f"named in {_name(table, root)} but not there"))
             else:
-                clips[name] = ClipFile(path, _text(row.get("label")), _text(row.get("caption")))
+                table_of = _text(row.get("actions"))
+                actions = None if table_of is None else Path(os.path.normpath(table.parent / table_of))
+                clips[name] = ClipFile(path, _text(row.get("label")), _text(row.get("caption")), actions)
 
     governed = {table.parent: _name(table, root) for table in tables}
     for path in found:
@@ -89,6 +93,9 @@ def scan(root: str | Path) -> Folder:
         clips = {name: clip for name, clip in clips.items() if clip.label is not None}
     elif all("/" in name for name in clips) and len({name.split("/")[0] for name in clips}) > 1:
         clips = {name: replace(clip, label=name.split("/")[0]) for name, clip in clips.items()}
+    if any(clip.actions for clip in clips.values()):
+        skipped += [Skipped(name, "no actions in its metadata") for name, clip in clips.items() if not clip.actions]
+        clips = {name: clip for name, clip in clips.items() if clip.actions}
     classes = sorted({clip.label for clip in clips.values() if clip.label is not None})
     if all(label.isdecimal() for label in classes):
         classes.sort(key=int)

@@ -42,7 +42,7 @@ class VideoError(ValueError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
-        self.reason = reason
+        self.path, self.reason = path, reason
 
 
 @dataclass(frozen=True, slots=True)

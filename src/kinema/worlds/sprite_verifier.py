@@ -112,9 +112,7 @@ def tracks(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Track, ...]:
         else:
             assert white is not None
             parts = white
-        region &= (
-            (claims == 1) | (strong == k) | ((strong < 0) & (nearest == k))
-        )  # between two, a pixel is the nearer's
+        region &= (claims == 1) | (strong == k) | ((strong < 0) & (nearest == k))  # between two, the nearer's
         track = _track(_NAMES[k], np.where(region, parts, 0).clip(-0.5, 1), strong == k, unit)
         if (track.area * track.visible).max() >= least:
             found.append(track)
@@ -162,9 +160,8 @@ def _track(colour: str, cover: np.ndarray, strong: Bool[np.ndarray, "T H W"], un
     weight = np.where(visible, area, 1)
     centres = np.stack([columns @ x / weight, rows @ y / weight], -1)
     body = cover > STRONG
-    gaps = np.stack([side.argmax(1) for b in (body.any(1), body.any(2)) for side in (b, b[:, ::-1])], -1)[
-        :, [0, 2, 1, 3]
-    ]
+    across, down = np.asarray(body.any(1)), np.asarray(body.any(2))
+    gaps = np.stack([side.argmax(1) for side in (across, down, across[:, ::-1], down[:, ::-1])], -1)
     shape, angle = _shape(cover, centres, area, visible)
     return Track(colour, shape, visible, centres, area, angle, gaps.astype(float), total - area)
 

@@ -186,7 +186,7 @@ def scene(
     bounced = np.stack([path.bounced for path in paths], 2) & there[:, None]
     asked, captions, places = [], [], rng.integers(len(BACKGROUNDS), size=clips)
     for clip in range(clips):
-        told = _asked(rng, *(values[clip] for values in (there, shape, colour, motion, size)), bool(in_turn[clip]))
+        told = _asked(rng, there[clip], shape[clip], colour[clip], motion[clip], size[clip], bool(in_turn[clip]))
         asked.append(told)
         captions.append(caption(told, list(BACKGROUNDS)[places[clip]], rng))
     return Scene(
@@ -295,7 +295,7 @@ def _paths(
     bounced = np.zeros((clips, tries, frames), bool)
 
     ways = np.array([WAYS.get(name, (0, 0)) for name in MOTIONS], float)[motion][:, None]  # [B, 1, 2]
-    straight = ways.any((1, 2))
+    straight = np.any(ways, (1, 2))
     longest = np.where(ways != 0, span, np.inf).min(2, keepdims=True)  # of an axis
     length = np.where(straight[:, None, None], longest, 0) * uniform(0.55, 1, 1)
     start = low + np.where(ways < 0, length, 0) + uniform(0, 1, 2) * (span - length * np.abs(ways))
