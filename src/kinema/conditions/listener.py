@@ -46,6 +46,7 @@ class Listener(nn.Module):
     def __init__(
         self,
         width: int,
+        heads: int,
         group: int,
         alone: bool,
         categories: int = 0,
@@ -57,7 +58,7 @@ class Listener(nn.Module):
         self.group, self.alone = group, alone
         self.register_buffer("nothing", torch.zeros(width), persistent=False)
         self.label = nn.Embedding(categories + 1, width) if categories else None  # the last says that none is told
-        self.text = TextEncoder(Vocabulary(words), width) if words else None
+        self.text = TextEncoder(Vocabulary(words), width, heads) if words else None
         self.audio = AudioEncoder(FRAME, fps) if fps else None
         self.actions = ActionEncoder(actions, FRAME) if actions else None
         parts = {"label": self.label, "text": self.text, "audio": self.audio, "actions": self.actions}

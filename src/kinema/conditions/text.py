@@ -69,7 +69,7 @@ class Told:
 class TextEncoder(nn.Module):
     """A small transformer over the words of texts, which sees both ways and is trained with what it tells."""
 
-    def __init__(self, words: Vocabulary, width: int, depth: int = 2, heads: int = 4, length: int = 48) -> None:
+    def __init__(self, words: Vocabulary, width: int, heads: int, depth: int = 2, length: int = 48) -> None:
         super().__init__()
         self.words, self.length, self.head = words, length, width // heads
         self.embed = nn.Embedding(len(words), width)

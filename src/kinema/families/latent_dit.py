@@ -190,7 +190,7 @@ class Network(nn.Module):
         self.level = nn.Sequential(nn.Linear(2 * WAVES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.alone = nn.Parameter(torch.zeros(hidden))
         words, actions, fps = config.words or (), config.actions or 0, config.hears or None
-        self.listener = Listener(hidden, time * self.time, time > 1, categories, words, actions, fps)
+        self.listener = Listener(hidden, config.heads, time * self.time, time > 1, categories, words, actions, fps)
         self.transformer = Transformer(
             hidden, config.depth, config.heads, config.attention, conditioned=True, crossed=bool(words)
         )

@@ -1,0 +1,60 @@
+"""Sound: the right band at the right moment."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kinema.conditions.audio import MELS, PARTS, RATE, AudioEncoder, log_mel
+
+
+def tone(hertz: float, seconds: float = 2.0) -> Tensor:
+    return 0.5 * torch.sin(2 * math.pi * hertz * torch.arange(round(seconds * RATE)) / RATE)[None]
+
+
+def test_silence_is_minus_one_and_sound_is_above() -> None:
+    assert torch.equal(log_mel(torch.zeros(2, RATE), 8, 8.0), torch.full((2, 8, PARTS * MELS), -1.0))
+    loud = log_mel(torch.rand(1, RATE, generator=torch.Generator().manual_seed(0)) * 2 - 1, 8, 8.0)
+    assert loud[..., MELS // 2 :].min() > -0.6 and loud.max() < 1.2
+
+
+@pytest.mark.parametrize("hertz", [200.0, 523.0, 1760.0, 5000.0])
+def test_a_tone_is_in_its_band(hertz: float) -> None:
+    bands = log_mel(tone(hertz), 16, 8.0).unflatten(2, (PARTS, MELS))
+    mel = 2595 * math.log10(1 + hertz / 700)
+    expected = mel / (2595 * math.log10(1 + RATE / 2 / 700)) * (MELS + 1) - 1  # bands' middles are evenly spaced
+    assert (bands.argmax(-1) - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("fps", [8.0, 25.0, 29.97])
+def test_a_click_is_heard_in_its_frame(fps: float) -> None:
+    frames = round(2 * fps)
+    for frame in (0, 3, frames - 1):
+        audio = torch.zeros(1, round(frames / fps * RATE))
+        start = round((frame + 0.3) / fps * RATE)
+        audio[0, start : start + 160] = 0.5
+        heard = log_mel(audio, frames, fps).amax(2)[0]
+        assert heard.argmax() == frame
+        assert (heard > -0.9).sum() <= 2
+
+
+def test_sound_that_ends_early_is_silent_after_and_longer_one_is_cut() -> None:
+    heard = log_mel(tone(440, 0.5), 16, 8.0)
+    assert torch.equal(heard[:, 5:], torch.full_like(heard[:, 5:], -1)) and (heard[:, :4].amax(2) > 0).all()
+    torch.testing.assert_close(log_mel(tone(440, 10.0), 16, 8.0), log_mel(tone(440, 3.0), 16, 8.0))
+
+
+def test_the_encoder_tells_silence_from_no_sound() -> None:
+    torch.manual_seed(0)
+    encode = AudioEncoder(8, 8.0)
+    torch.nn.init.normal_(encode.nothing)
+    told = torch.tensor([True, False])
+    heard = encode(tone(440).expand(2, -1), 16, told)
+    silent = encode(torch.zeros(2, RATE), 16, told)
+    none = encode(None, 16, told)
+    assert heard.shape == (2, 16, 8)
+    torch.testing.assert_close(heard[1], none[1])
+    assert not torch.allclose(silent[0], none[0]) and not torch.allclose(heard[0], silent[0])
