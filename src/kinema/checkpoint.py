@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["Checkpoint", "find", "load", "load_generator", "save_step"]
+__all__ = ["Checkpoint", "export", "find", "load", "load_generator", "save_step"]
 
 GENERATOR, CONFIG, TRAINING = "generator.safetensors", "config.json", "training.safetensors"
 OPTIMIZERS, PROGRESS = "optimizers.pt", "progress.json"
@@ -117,6 +117,28 @@ def load_generator(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         return json.loads(metadata["kinema"]), tensors
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: not a kinema generator (its metadata holds no kinema configuration)") from error
+
+
+def export(path: str | Path, out: Path, half: bool = False) -> Path:
+    """Write the generator of a run or a checkpoint, with its configuration, as the one file `out`; return its path.
+
+    `half` makes the weights float16, which is half as large. Raises ValueError where a weight is beyond float16's
+    range, and where the file cannot be written.
+    """
+    config, tensors = load_generator(path)
+    if half:
+        tensors = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
+        if broken := [name for name, x in tensors.items() if not x.isfinite().all()]:
+            raise ValueError(f"{path}: {broken[0]} has weights that float16 cannot hold: export without --half")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write(temporary, save(_packed(tensors), metadata={"kinema": json.dumps(config)}))
+        temporary.rename(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{out} could not be written: {_reason(error)}") from error
+    return out
 
 
 def _steps(run: Path) -> list[Path]:

@@ -11,12 +11,15 @@ from kinema import __version__
 __all__ = ["main"]
 
 COMMANDS = {
+    "generate": ("generate", "make a clip of a prompt, an image, a video, sound or actions"),
     "demo": ("demo", "train a small model on an embedded world for two minutes, and write clips"),
     "train": ("train", "train a family on a folder of clips"),
     "sample": ("sample", "make clips with a trained model"),
     "evaluate": ("evaluate", "measure clips, generated or real"),
     "anomalies": ("anomalies", "score how unexpected each frame of a video is, and mark it"),
     "caption": ("caption", "say what clips show"),
+    "models": ("models", "list the models that ship and what each can be given"),
+    "export": ("export", "write a trained model as one small file, to keep or to give away"),
     "data check": ("data", "say what is in a folder of clips, and show what training would see"),
 }
 

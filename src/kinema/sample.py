@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from kinema import checkpoint
+from kinema.conditions.text import Vocabulary
 from kinema.data.write import from_uint8, to_uint8
 from kinema.family import Captioning, Facts, Family, Scoring
 from kinema.run import Run, channels_last, start
 from kinema.train import Experiment
 from kinema.types import Conditions, Noise
+from kinema.weights import shipped
 
 __all__ = ["Model", "caption", "load", "score", "stream"]
 
@@ -106,37 +108,45 @@ class Model:
         noise: Noise,
         frames: int | None = None,
         labels: Sequence[str | int] | None = None,
+        text: Sequence[str] | None = None,
+        audio: Float32[np.ndarray, "K samples"] | None = None,
+        actions: Float32[np.ndarray, "K t A"] | None = None,
         known: UInt8[np.ndarray, "K t H W 3"] | None = None,
         mask: Bool[np.ndarray, "t H W"] | None = None,
         batch: int = 16,
     ) -> UInt8[np.ndarray, "N T H W 3"]:
         """One clip a seed, `frames` frames each (as many as in training if None), `batch` at a time.
 
-        `labels` are names or numbers of classes, `known` the first frames of clips, which count among `frames`; one a
-        clip or fewer to be taken in turn. They are given where `mask` is true, or all of them: `known` of the whole
+        What clips are given is one a clip, or fewer to be taken in turn: `labels` are names or numbers of classes,
+        `text` what is to be seen, `audio` mono sound at RATE, `actions` a row for each frame, and `known` the first
+        frames, which count among `frames`. These are given where `mask` is true, or all of them: `known` of the whole
         clip with a mask can be given its last frames, both ends or a region. Raises ValueError where the model cannot
         do it.
         """
         if mask is not None and known is None:
             raise ValueError("mask says where known frames are given: give known too")
         frames = self.facts.frames if frames is None else frames
-        label = None
-        if labels is not None:
-            numbers = [self._label(name) for name in labels]
-            label = torch.tensor([numbers[i % len(numbers)] for i in range(len(noise))])
+        given = Conditions(
+            text=None if text is None else tuple(text),
+            label=None if labels is None else torch.tensor([self._label(name) for name in labels]),
+            audio=None if audio is None else torch.from_numpy(audio),
+            actions=None if actions is None else torch.from_numpy(actions),
+        )
+        if known is not None:
+            given = given.beginning(from_uint8(known))
+            if mask is not None:
+                where = torch.from_numpy(mask)[None, :, None]  # [1, t, 1, H, W]
+                given = replace(given, mask=where.expand(len(known), -1, -1, -1, -1))
         parts = []
         for first in range(0, len(noise), batch):
-            some = slice(first, first + batch)
-            given = Conditions(label=label)[some]
-            if known is not None:
-                turns = np.arange(len(noise))[some] % len(known)
-                given = given.beginning(from_uint8(known[turns]))
-                if mask is not None:
-                    where = torch.from_numpy(mask)[None, :, None]  # [1, t, 1, H, W]
-                    given = replace(given, mask=where.expand(len(turns), -1, -1, -1, -1))
-            chunks = stream(self.family, self.run, noise[some], frames, given)
+            some = noise[first : first + batch]
+            chunks = stream(self.family, self.run, some, frames, given.in_turn(range(first, first + len(some))))
             parts.append(np.concatenate([to_uint8(chunk) for chunk in chunks], 1))
         return np.concatenate(parts)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that no caption had in training, where the model is one that knows words."""
+        return Vocabulary(self.facts.words).unknown(text) if self.facts.words else ()
 
     def _label(self, name: str | int) -> int:
         classes = self.facts.classes
@@ -149,12 +159,12 @@ class Model:
 
 
 def load(path: str | Path, run: Run | None = None) -> Model:
-    """The model in a run's folder, a checkpoint or a generator.safetensors file.
+    """The model that ships by this name, or is in a run's folder, a checkpoint or a generator.safetensors file.
 
     Raises ValueError naming the file that is missing, damaged or foreign.
     """
     run = run or start()
-    values, weights = checkpoint.load_generator(path)
+    values, weights = checkpoint.load_generator(shipped().get(str(path), path))
     experiment, facts = Experiment.from_dict(values, str(path))
     family = experiment.family.build()
     try:

@@ -46,6 +46,15 @@ class Conditions:
         """The conditions of the clips in `index`."""
         return replace(self, **{n: getattr(self, n)[index] for n in self.present})
 
+    def in_turn(self, clips: Sequence[int]) -> Conditions:
+        """The conditions of the clips of these numbers, where of each condition those that there are come in turn."""
+
+        def taken(values: tuple[str, ...] | Tensor) -> tuple[str, ...] | Tensor:
+            turns = [clip % len(values) for clip in clips]
+            return values[turns] if isinstance(values, Tensor) else tuple(values[turn] for turn in turns)
+
+        return replace(self, **{n: taken(getattr(self, n)) for n in self.present})
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -11,13 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress as Bar
 
 from kinema.data.clips import DataConfig, Source, fit, open_source
 from kinema.data.folder import Skipped, scan
-from kinema.data.video import VideoError, read_frames
+from kinema.data.video import VideoError, is_still, read_frames, read_image
 from kinema.sample import Model
 
 __all__ = ["first_frames", "frames_for", "kept_region", "open_and_report", "read_each", "report"]
@@ -77,7 +76,13 @@ def frames_for(model: Model, path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]
 
 
 def first_frames(model: Model, path: Path, count: int) -> UInt8[np.ndarray, "count H W 3"]:
-    """The first `count` frames of a clip, as the model was trained on them; raises VideoError where it has fewer."""
+    """The first `count` frames of a clip, as the model was trained on them, or an image as often.
+
+    Raises VideoError where a clip has fewer, and where it cannot be read.
+    """
+    if is_still(path):
+        frame = fit(read_image(path), model.facts.height, model.facts.width)
+        return np.repeat(frame[None], count, 0)
     frames = list(islice(frames_for(model, path), count))
     if len(frames) < count:
         raise VideoError(path, f"it has {len(frames)} of the {count} frames that are needed")
@@ -89,13 +94,7 @@ def kept_region(model: Model, path: str) -> Bool[np.ndarray, "H W"]:
 
     Raises ValueError where it cannot be read, and where it is all black or all white.
     """
-    try:
-        with Image.open(Path(path).expanduser()) as image:
-            grey = np.asarray(image.convert("L").convert("RGB"))
-    except OSError as error:
-        reason = error.strerror or "it is damaged or of an unknown format"
-        raise ValueError(f"{path}: no image can be read ({reason})") from None
-    kept = fit(grey, model.facts.height, model.facts.width)[..., 0] < 128
+    kept = fit(read_image(path), model.facts.height, model.facts.width).mean(-1) < 128
     if kept.all() or not kept.any():
         raise ValueError(f"{path} is all {'black' if kept.all() else 'white'}: black is kept, white is painted anew")
     return kept

@@ -8,23 +8,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import tyro
 
 from kinema import checkpoint, run
 from kinema.commands.arguments import parse
-from kinema.commands.reading import first_frames, kept_region, read_each
+from kinema.commands.parts import Parts, known_parts
 from kinema.data.write import FORMATS, contact_sheet, tile, write_video
 from kinema.sample import Model, load
 from kinema.types import Noise
+
+T = TypeVar("T")
 
 NOMINAL_FPS = 25.0  # where the training clips did not say
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Parts):
     """Make clips with a trained model; the same seed gives the same clip, alone or among others.
 
     MODEL --help lists what can be chosen for that model's family too, such as how many steps a solver takes.
@@ -46,14 +48,6 @@ class Arguments:
     """Names or numbers of classes, taken in turn; drawn at random if not given."""
     known: Annotated[str | None, tyro.conf.arg(metavar="CLIP")] = None
     """A clip of which parts are given, or a folder of clips, taken in turn: for families that predict or fill in."""
-    keep_first: int | None = None
-    """How many first frames of each are given, which count among --frames; as many as in training if unsaid."""
-    keep_last: int | None = None
-    """How many last frames are given, of the first --frames of each: those before them are made."""
-    between: bool = False
-    """Give the first frame and the last, or as many as --keep-first and --keep-last say: those between are made."""
-    mask: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
-    """A grey image over all frames: black is kept of the clip, white is painted anew, as is usual in in-painting."""
     content_seed: int | None = None
     """One content for all clips, while their motions differ."""
     motion_seed: int | None = None
@@ -82,7 +76,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _parse(words: Sequence[str]) -> tuple[Model, Arguments]:
-    """The model as its `sampling` is chosen, each field of which is a flag, and the other arguments."""
+    """The model and the arguments, among which its family's own are."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--device", "--out", "--known", "--mask"):  # paths that may be a run's, but are not the model's
         first.add_argument(flag, nargs="?")
@@ -91,13 +85,17 @@ def _parse(words: Sequence[str]) -> tuple[Model, Arguments]:
     if path is None:  # there is help or an error to be shown, or weights under an unusual name
         arguments = parse(Arguments, "kinema sample", words)
         return load(arguments.model, run.start(arguments.device)), arguments
-    model, prog = load(path, run.start(found.device or "auto")), f"kinema sample {path}"
+    return parse_for(load(path, run.start(found.device or "auto")), Arguments, f"kinema sample {path}", words)
+
+
+def parse_for(model: Model, cls: type[T], prog: str, words: Sequence[str]) -> tuple[Model, T]:
+    """The model as its `sampling` is chosen, each field of which is a flag, and the other arguments."""
     sampling = model.family.sampling
     if sampling is None:
-        return model, parse(Arguments, prog, words)
+        return model, parse(cls, prog, words)
     part = ("sampling", tyro.conf.OmitArgPrefixes[type(sampling)], field(default=sampling, kw_only=True))
-    complete = make_dataclass("Complete", [part], bases=(Arguments,), frozen=True)
-    arguments = parse(complete, prog, words, description=inspect.getdoc(Arguments))
+    complete = make_dataclass("Complete", [part], bases=(cls,), frozen=True)
+    arguments = parse(complete, prog, words, description=inspect.getdoc(cls))
     chosen = vars(arguments)["sampling"]
     return model.choosing(**{f.name: getattr(chosen, f.name) for f in fields(chosen)}), arguments
 
@@ -117,8 +115,8 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
         raise ValueError(f"{out}: clips are written as {', '.join(FORMATS)}, or into a folder")
     fps = model.facts.fps or NOMINAL_FPS if arguments.fps is None else arguments.fps
     noise = _noise(arguments)
-    known, mask = _known(model, arguments, len(noise))
-    clips = model.clips(noise, arguments.frames, arguments.label or None, known, mask)
+    known, mask = known_parts(model, arguments, "--known", arguments.known, arguments.frames, len(noise))
+    clips = model.clips(noise, arguments.frames, arguments.label or None, known=known, mask=mask)
     folder = out.parent if to_file else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,31 +137,6 @@ def write_clips(model: Model, arguments: Arguments) -> list[Path]:
             names = [f"{stem}-{index:03d}{suffix}" for index in range(len(clips))]
         paths = [write_video(name, clip, fps) for name, clip in zip(names, clips, strict=True)]
     return [*paths, write_sheet(folder / f"{out.stem}-sheet.png" if to_file else folder / "sheet.png", sheet)]
-
-
-def _known(model: Model, arguments: Arguments, clips: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The first frames of the clips that parts are given of, uint8 [K, t, H, W, 3], and where, bool [t, H, W]."""
-    first, last, between, mask = arguments.keep_first, arguments.keep_last, arguments.between, arguments.mask
-    if arguments.known is None:
-        parts = {"--keep-first": first, "--keep-last": last, "--between": between or None, "--mask": mask}
-        if asked := [flag for flag, value in parts.items() if value is not None]:
-            raise ValueError(f"{asked[0]} says what of --known is given: name a clip or a folder with --known")
-        return None, None
-    if "known" not in model.family.accepts:
-        raise ValueError(f"{type(model.family).__name__} cannot go on from given frames: leave --known out")
-    frames = model.facts.frames if arguments.frames is None else arguments.frames
-    if min(count for count in (first, last, 1) if count is not None) < 1:
-        raise ValueError("--keep-first and --keep-last are at least 1: leave out what is not given")
-    if first is None:
-        first = 1 if between else 0 if last or mask else max(1, model.family.past)
-    last = last or int(between)
-    if first + last >= frames:
-        raise ValueError(f"{first + last} of {frames} frames are given, so there is nothing to make: give fewer")
-    region = kept_region(model, mask) if mask else np.zeros((model.facts.height, model.facts.width), bool)
-    count = frames if last or mask else first
-    where = np.tile(region, (count, 1, 1))
-    where[:first] = where[count - last :] = True
-    return np.stack(read_each(arguments.known, lambda path: first_frames(model, path, count), most=clips)), where
 
 
 def write_sheet(path: Path, sheet: np.ndarray) -> Path:

@@ -21,9 +21,11 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "frame_rate",
+    "is_still",
     "probe",
     "read_audio",
     "read_frames",
+    "read_image",
 ]
 
 VIDEO_SUFFIXES = frozenset(
@@ -108,10 +110,11 @@ def frame_rate(path: str | Path) -> float:
     return frames / end
 
 
-def read_audio(path: str | Path, rate: int) -> Float32[np.ndarray, " samples"]:
+def read_audio(path: str | Path, rate: int, seconds: float | None = None) -> Float32[np.ndarray, " samples"]:
     """A file's sound as mono float32 [samples] in [-1, 1], `rate` samples a second, sample 0 at the first frame's time.
 
-    Channels are averaged, since FFmpeg's own mix to mono may exceed 1. Raises VideoError where there is no audio track.
+    With `seconds` no more is read than it takes for so many. Channels are averaged, since FFmpeg's own mix to mono may
+    exceed 1. Raises VideoError where there is no audio track.
     """
     path = Path(path)
     with _opened(path) as container:
@@ -130,12 +133,15 @@ def read_audio(path: str | Path, rate: int) -> Float32[np.ndarray, " samples"]:
         for frame in container.decode(stream):
             begin = frame.time if begin is None else begin
             pieces += [piece.to_ndarray() for piece in resampler.resample(frame)]
+            if seconds is not None and frame.time is not None and frame.time > start + seconds + 1:
+                break
         if not pieces:
             raise VideoError(path, "its audio track is empty")
         pieces += [piece.to_ndarray() for piece in resampler.resample(None)]
     sound = np.concatenate(pieces, axis=1).mean(axis=0, dtype=np.float32).clip(-1, 1)
     late = round(((begin or 0.0) - start) * rate)  # samples
-    return np.pad(sound, (late, 0)) if late > 0 else sound[-late:]
+    sound = np.pad(sound, (late, 0)) if late > 0 else sound[-late:]
+    return sound if seconds is None else sound[: round(seconds * rate)]
 
 
 def _decode(path: Path) -> Iterator[tuple[float, float, av.VideoFrame]]:
@@ -207,19 +213,36 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _split(path: Path) -> UInt8[np.ndarray, "T S S 3"]:
-    """The square frames that lie side by side in an image."""
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """An image as RGB, anything transparent laid over black; raises VideoError where it cannot be read."""
+    path = Path(path).expanduser()
     try:
         with Image.open(path) as image:
-            frames, rest = divmod(image.width, image.height)
-            if frames < 2 or rest:
-                raise VideoError(path, f"an image of {image.width}x{image.height} is not a strip of square frames")
-            rgba = np.asarray(image.convert("RGBA"))
-    except VideoError:
-        raise
+            return _over_black(np.asarray(image.convert("RGBA")))
+    except FileNotFoundError:
+        raise VideoError(path, "there is no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
         raise VideoError(path, f"Pillow cannot read it ({error})") from error
-    return np.stack(np.split(_over_black(rgba), frames, axis=1))
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is one image, neither a video nor a strip of frames; raises VideoError for a damaged image."""
+    return _is_image(path) and _strip_of(read_image(path)) < 2
+
+
+def _strip_of(image: UInt8[np.ndarray, "H W 3"]) -> int:
+    """How many square frames lie side by side in an image; 0 where it is none of a whole number of them."""
+    frames, rest = divmod(image.shape[1], image.shape[0])
+    return 0 if rest else frames
+
+
+def _split(path: Path) -> UInt8[np.ndarray, "T S S 3"]:
+    """The square frames that lie side by side in an image."""
+    image = read_image(path)
+    frames = _strip_of(image)
+    if frames < 2:
+        raise VideoError(path, f"an image of {image.shape[1]}x{image.shape[0]} is not a strip of square frames")
+    return np.stack(np.split(image, frames, axis=1))
 
 
 def _rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:

@@ -17,20 +17,28 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from kinema.conditions.audio import RATE
 
 __all__ = ["FORMATS", "contact_sheet", "from_uint8", "tile", "to_uint8", "write_video"]
 
 Frames = Iterator[np.ndarray]  # uint8 [H, W, 3] each
+Sound = np.ndarray | None
 
 GAP = 4  # pixels between the clips of a sheet
 BACKGROUND = 255  # white, which sets off the black that many clips have at their borders
 LEGIBLE = 128  # pixels, about the height to which a sheet enlarges small frames
 
 
-def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> Path:
+def write_video(
+    path: str | Path,
+    frames: np.ndarray | Iterable[np.ndarray],
+    fps: float,
+    sound: Float32[np.ndarray, " samples"] | None = None,
+) -> Path:
     """Write uint8 RGB frames, one array [T, H, W, 3] or chunks of it that may stream, in the format of `path`'s suffix.
 
     - `.mp4`: H.264, for players everywhere; an odd height or width gains a row or a column that repeats the last.
@@ -38,6 +46,8 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
     - `.gif`: loops, with a palette for each frame; it can show no more than 50 frames a second, so faster is slowed.
     - `.npy`: the exact pixels, uint8 [T, H, W, 3].
     - `.png` or no suffix: the exact pixels as a new folder of numbered images, `00000.png` and on; `.png` is dropped.
+
+    `sound`, mono at RATE, becomes the track of .mp4 (AAC) and .webm (Opus); the others have none.
 
     Returns the path of the file or folder. An existing file is replaced, a folder with something in it is not.
     Raises ValueError for an unknown suffix, for frames that cannot be a video and where writing fails.
@@ -56,7 +66,7 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             unfinished = Path(folder, path.name)
-            write(unfinished, _frame_by_frame(path, frames), rate)
+            write(unfinished, _frame_by_frame(path, frames), rate, sound)
             unfinished.replace(path)
     except (OSError, FFmpegError) as error:
         raise ValueError(f"{path} could not be written: {error.strerror or error}") from error
@@ -127,18 +137,26 @@ def _frame_by_frame(path: Path, frames: np.ndarray | Iterable[np.ndarray]) -> Fr
         raise ValueError(f"{path}: there are no frames to write")
 
 
-def _write_mp4(path: Path, frames: Frames, rate: Fraction) -> None:
+def _write_mp4(path: Path, frames: Frames, rate: Fraction, sound: Sound) -> None:
     # 4:2:0 is all that browsers and phones play, and it halves both sides, so they have to be even.
     even = (np.pad(f, ((0, f.shape[0] % 2), (0, f.shape[1] % 2), (0, 0)), mode="edge") for f in frames)
-    _encode(path, even, rate, "libx264", {"crf": "12"}, {"movflags": "faststart"})
+    _encode(path, even, rate, "libx264", {"crf": "12"}, {"movflags": "faststart"}, sound, "aac")
 
 
-def _write_webm(path: Path, frames: Frames, rate: Fraction) -> None:
-    _encode(path, frames, rate, "libvpx-vp9", {"crf": "16", "b": "0", "cpu-used": "4", "row-mt": "1"}, {})
+def _write_webm(path: Path, frames: Frames, rate: Fraction, sound: Sound) -> None:
+    options = {"crf": "16", "b": "0", "cpu-used": "4", "row-mt": "1"}
+    _encode(path, frames, rate, "libvpx-vp9", options, {}, sound, "libopus")
 
 
 def _encode(
-    path: Path, frames: Frames, rate: Fraction, codec: str, options: dict[str, str], container: dict[str, str]
+    path: Path,
+    frames: Frames,
+    rate: Fraction,
+    codec: str,
+    options: dict[str, str],
+    container: dict[str, str],
+    sound: Sound,
+    sound_codec: str,
 ) -> None:
     first = next(frames)
     with av.open(str(path), "w", options=container) as output:
@@ -148,15 +166,21 @@ def _encode(
         # Said aloud, because players guess the matrix of untagged video by its size, and not all alike.
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG
+        track = None if sound is None else cast("av.AudioStream", output.add_stream(sound_codec, RATE, layout="mono"))
         for index, pixels in enumerate(chain([first], frames)):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
             frame.pts, frame.time_base = index, 1 / rate
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+        if track is not None and sound is not None:
+            samples = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="fltp", layout="mono")
+            samples.sample_rate = RATE
+            output.mux(track.encode(samples))
+            output.mux(track.encode())
 
 
-def _write_gif(path: Path, frames: Frames, rate: Fraction) -> None:
+def _write_gif(path: Path, frames: Frames, rate: Fraction, sound: Sound) -> None:
     def images() -> Iterator[Image.Image]:
         for index, pixels in enumerate(frames):
             image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -171,7 +195,7 @@ def _write_gif(path: Path, frames: Frames, rate: Fraction) -> None:
     next(stream).save(path, "GIF", save_all=True, append_images=stream, loop=0)
 
 
-def _write_npy(path: Path, frames: Frames, rate: Fraction) -> None:
+def _write_npy(path: Path, frames: Frames, rate: Fraction, sound: Sound) -> None:
     first = next(frames)
     header = {"descr": "|u1", "fortran_order": False, "shape": (0, *first.shape)}
     with path.open("wb") as file:
@@ -184,13 +208,13 @@ def _write_npy(path: Path, frames: Frames, rate: Fraction) -> None:
         np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *first.shape)})
 
 
-def _write_png(path: Path, frames: Frames, rate: Fraction) -> None:
+def _write_png(path: Path, frames: Frames, rate: Fraction, sound: Sound) -> None:
     path.mkdir()
     for index, pixels in enumerate(frames):
         Image.fromarray(np.ascontiguousarray(pixels)).save(path / f"{index:05d}.png")
 
 
-WRITERS: dict[str, Callable[[Path, Frames, Fraction], None]] = {
+WRITERS: dict[str, Callable[[Path, Frames, Fraction, Sound], None]] = {
     ".mp4": _write_mp4,
     ".webm": _write_webm,
     ".gif": _write_gif,
