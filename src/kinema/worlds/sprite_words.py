@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BACKGROUNDS", "MOTION_WORDS", "Asked", "Sprite", "caption"]
+__all__ = ["BACKGROUNDS", "MOTION_WORDS", "Asked", "Sprite", "caption", "phrases"]
 
 SHAPE_WORDS = {
     "circle": ("circle", "circle", "disc", "ball"),
@@ -52,6 +52,19 @@ BACKGROUNDS = {
     "checkers": ("on a checkered background", "over checkers"),
     "clouds": ("on a cloudy background", "over clouds"),
 }
+LINKS = (" ", " ", " ", " is ", " that is ")
+ONE = ("{}", "{}", "there is {}")
+TWO = ("{} and {}", "{} and {}", "{} while {}", "{}, and {}")
+THEN = ("{}, then {}", "{}, then {}", "first {}, then {}", "{} and then {}")
+THREE = ("{}, {} and {}", "{} and {} and {}")
+
+
+def phrases() -> tuple[str, ...]:
+    """All that captions are made of, but for the names of colours."""
+    tables = (SHAPE_WORDS, SIZE_WORDS, MOTION_WORDS, BACKGROUNDS)
+    said = (way for table in tables for ways in table.values() for way in ways)
+    frames = (text.replace("{}", "") for text in (*LINKS, *ONE, *TWO, *THEN, *THREE))
+    return ("a", "an", *said, *frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +96,13 @@ def caption(asked: Asked, background: str, rng: np.random.Generator) -> str:
         size = [one(SIZE_WORDS[sprite.size])] if sprite.size else []
         noun = " ".join([*size, sprite.colour, one(SHAPE_WORDS[sprite.shape])])
         article = "an" if noun[0] in "aeiou" else "a"
-        link = one((" ", " ", " ", " is ", " that is "))
-        said.append(f"{article} {noun}{link}{one(MOTION_WORDS[sprite.motion])}")
+        said.append(f"{article} {noun}{one(LINKS)}{one(MOTION_WORDS[sprite.motion])}")
     if asked.then:
-        text = one(("{}, then {}", "{}, then {}", "first {}, then {}", "{} and then {}")).format(*said)
+        text = one(THEN).format(*said)
     elif len(said) == 3:
-        text = one(("{}, {} and {}", "{} and {} and {}")).format(*said)
+        text = one(THREE).format(*said)
     elif len(said) == 2:
-        text = one(("{} and {}", "{} and {}", "{} while {}", "{}, and {}")).format(*said)
+        text = one(TWO).format(*said)
     else:
-        text = one(("{}", "{}", "there is {}")).format(*said)
+        text = one(ONE).format(*said)
     return f"{text} {one(BACKGROUNDS[background])}" if rng.random() < 0.25 else text

@@ -23,7 +23,7 @@ from kinema.conditions.text import vocabulary
 from kinema.family import Facts
 from kinema.types import Batch, Conditions, mix
 from kinema.worlds.sprite_drawing import EXTENTS, REACH, SHAPES, draw
-from kinema.worlds.sprite_words import BACKGROUNDS, MOTION_WORDS, Asked, Sprite, caption
+from kinema.worlds.sprite_words import BACKGROUNDS, MOTION_WORDS, Asked, Sprite, caption, phrases
 
 if TYPE_CHECKING:
     from kinema.data.folder import Skipped
@@ -92,7 +92,7 @@ class Sprites:
     def __init__(self, frames: int = 17, height: int = 64, width: int = 64) -> None:
         if frames < 8 or min(height, width) < 32:
             raise ValueError(f"sprites needs 8 frames of 32x32 or more, not {frames} of {height}x{width}")
-        words = vocabulary(_everything())
+        words = vocabulary((*phrases(), *COLOURS))
         self.facts = Facts(frames, height, width, fps=FPS, words=words.words, actions=2, audio=True)
 
     @property
@@ -112,20 +112,6 @@ class Sprites:
             actions=torch.from_numpy(steps * (64 / min(facts.height, facts.width))),
         )
         return Batch(frames, given)
-
-
-def _everything() -> list[str]:
-    """Captions that have every word of the world."""
-    sizes = list(SIZES)
-    rng = np.random.default_rng(0)
-    return [
-        caption(
-            Asked((Sprite(shape, colour, motion, sizes[i % 3]),) * (1 + i % 3), i % 3 == 1 and i % 2 == 0), place, rng
-        )
-        for i, (shape, colour, motion, place) in enumerate(
-            (s, c, m, p) for s in SHAPES for c in COLOURS for m in MOTIONS for p in BACKGROUNDS
-        )
-    ]
 
 
 def _held_out() -> Int64[np.ndarray, "shape motion"]:
