@@ -6,7 +6,9 @@ from pathlib import Path
 
 __all__ = ["shipped"]
 
+FOLDER = Path(__file__).parent
+
 
 def shipped() -> dict[str, Path]:
     """The files of the models that came with the package, by name."""
-    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
