@@ -29,6 +29,13 @@ def latent_dit_latent() -> Experiment:
     return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising())
 
 
+def latent_dit_sprites() -> Experiment:
+    """The model that ships: the sprite world at 64x64, 16 frames as pixels, a sixteenth of a frame a token."""
+    family = LatentDiTConfig(patch=(1, 16), hidden=256, parameterisation="data", shift=12.0)
+    train = replace(_denoising(), batch=16, average=0.999, compile=True)
+    return Experiment(family, DataConfig("sprites"), train)
+
+
 def latent_dit_gpu() -> Experiment:
     """For one GPU with a codec trained into runs/codec: DiT's S size, 384 channels in 12 blocks, 32 clips a step."""
     family = LatentDiTConfig(codec="runs/codec", hidden=384, depth=12, heads=6)
@@ -127,7 +134,12 @@ def video_vae_cpu() -> Experiment:
 
 
 PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
-    "latent-dit": {"cpu": latent_dit_cpu, "gpu": latent_dit_gpu, "latent": latent_dit_latent},
+    "latent-dit": {
+        "cpu": latent_dit_cpu,
+        "gpu": latent_dit_gpu,
+        "latent": latent_dit_latent,
+        "sprites": latent_dit_sprites,
+    },
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},
     "tgan": {"cpu": tgan_cpu, "paper": tgan_paper},

@@ -21,6 +21,7 @@ from kinema.data.latents import LatentSource
 from kinema.families import FAMILIES, config_class
 from kinema.family import Facts, Family, FamilyConfig
 from kinema.run import Precision, Run, channels_last, start
+from kinema.weights import shipped
 
 __all__ = ["Experiment", "TrainConfig", "Trainer", "refuse", "train"]
 
@@ -51,6 +52,8 @@ class TrainConfig:
     """Compile what is trained with torch.compile, for runs of hours: it takes a C++ compiler and a minute at first."""
     seed: int = 0
     """Of the first weights, the data order and all noise."""
+    start: str | None = None
+    """A run, or a model that ships, whose weights training starts from: of the same network, on clips of any length."""
     save_minutes: float = 3.0
     """Minutes between checkpoints: the most that a kill can lose."""
     look_minutes: float = 3.0
@@ -140,6 +143,15 @@ class Trainer:
     def begin(self) -> None:
         """Take what a new run begins from; raises ValueError where that cannot be had."""
         self.family.begin()
+        if (origin := self.config.start) is not None:
+            _, weights = checkpoint.load_generator(shipped().get(origin, origin))
+            try:
+                self.family.generator.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{origin}: its weights are of another network ({str(error).splitlines()[1].strip()}): start from a "
+                    "model of the same family, settings, size of frames and kinds of conditions"
+                ) from error
         self.average.load_state_dict(self.family.generator.state_dict())
 
     def keep_latents(self, progress: Progress | None = None) -> None:

@@ -11,7 +11,7 @@ is no memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +53,7 @@ WAYS = {  # of straight motions, y down
     "down right": (1, 1),
 }
 MOST = 3  # sprites
+FEWEST, LENGTH = 8, 16  # frames that show a motion, and of a clip that fewer are cut from
 FPS = 8.0
 GROWN = (3.5, 10.0)  # radius of what grows, at first and at last
 TRIES = 12  # paths that a further sprite may take, of which the clearest of the others is
@@ -79,19 +80,27 @@ class Scene:
     bounced: Bool[np.ndarray, "B T 3"]  # on the way to the frame
     background: UInt8[np.ndarray, "B H W"]
 
+    def cut(self, first: Int64[np.ndarray, " B"], frames: int) -> Scene:
+        """The same of `frames` frames only, each clip from its `first` on."""
+        times = first[:, None] + np.arange(frames)  # [B, T]
+        each = np.arange(len(first))[:, None]
+        moving = ("centres", "radius", "angle", "seen", "bounced")
+        return replace(self, **{name: getattr(self, name)[each, times] for name in moving})
+
 
 class Sprites:
     """Endless clips of the sprite world, 8 frames a second, with captions, sound and the first sprite's steps.
 
-    Actions are its way to each frame, x and y (down), in pixels of a frame whose shorter side is 64. Raises ValueError
-    for frames too small or too few to show what is said.
+    Actions are its way to each frame, x and y (down), in pixels of a frame whose shorter side is 64. Fewer than 8
+    frames, too few to show how something moves, are cut from anywhere in a clip of 16. Raises ValueError for frames
+    too small to show a shape.
     """
 
     skipped: tuple[Skipped, ...] = ()  # never anything: clips are drawn, not read
 
     def __init__(self, frames: int = 17, height: int = 64, width: int = 64) -> None:
-        if frames < 8 or min(height, width) < 32:
-            raise ValueError(f"sprites needs 8 frames of 32x32 or more, not {frames} of {height}x{width}")
+        if min(height, width) < 32:
+            raise ValueError(f"sprites needs frames of 32x32 or more, not {height}x{width}")
         words = vocabulary((*phrases(), *COLOURS))
         self.facts = Facts(frames, height, width, fps=FPS, words=words.words, actions=2, audio=True)
 
@@ -103,9 +112,13 @@ class Sprites:
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
         facts = self.facts
-        truth = scene(np.random.default_rng((seed, step, rank)), size, facts.frames, facts.height, facts.width)
-        frames = torch.from_numpy(render(truth)).to(torch.float32).div_(127.5).sub_(1)
+        rng, length = np.random.default_rng((seed, step, rank)), facts.frames if facts.frames >= FEWEST else LENGTH
+        truth = scene(rng, size, length, facts.height, facts.width)
         steps = np.diff(truth.centres[:, :, 0], axis=1, prepend=truth.centres[:, :1, 0])
+        first = rng.integers(length - facts.frames + 1, size=size)
+        truth = truth.cut(first, facts.frames)
+        steps = steps[np.arange(size)[:, None], first[:, None] + np.arange(facts.frames)]
+        frames = torch.from_numpy(render(truth)).to(torch.float32).div_(127.5).sub_(1)
         given = Conditions(
             text=truth.captions,
             audio=torch.from_numpy(sound(truth)),
