@@ -149,8 +149,8 @@ class Trainer:
                 self.family.generator.load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(
-                    f"{origin}: its weights are of another network ({str(error).splitlines()[1].strip()}): start from a "
-                    "model of the same family, settings, size of frames and kinds of conditions"
+                    f"{origin}: its weights are of another network ({str(error).splitlines()[1].strip()}): start from "
+                    "a model of the same family, settings, size of frames and kinds of conditions"
                 ) from error
         self.average.load_state_dict(self.family.generator.state_dict())
 

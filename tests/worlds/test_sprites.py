@@ -159,7 +159,24 @@ def test_rendering_is_of_the_scene_alone() -> None:
     assert render(truth).shape == (6, 16, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("frames", "height"), [(16, 16)])
-def test_too_small_or_too_short_is_refused(frames: int, height: int) -> None:
+def test_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="frames of 32x32 or more"):
-        Sprites(frames, height, 64)
+        Sprites(16, 16, 64)
+
+
+def test_few_frames_are_cut_from_a_clip_with_their_sound_and_actions() -> None:
+    whole = scene(np.random.default_rng((0, 0, 0)), 300, 16, 64, 64)
+    frames, steps = render(whole), np.diff(whole.centres[:, :, 0], axis=1, prepend=whole.centres[:, :1, 0])
+    for count in (1, 3):
+        batch = Sprites(count).batch(0, 300, seed=0)
+        few = ((batch.frames + 1) * 127.5).round().byte().numpy()
+        assert batch.given.actions is not None and batch.given.audio is not None
+        starts = [
+            [first for first in range(17 - count) if np.array_equal(frames[n, first : first + count], few[n])]
+            for n in range(300)
+        ]
+        assert all(starts) and len({first[0] for first in starts if len(first) == 1}) == 17 - count
+        for n, possible in enumerate(starts):
+            done = batch.given.actions[n].numpy()
+            assert any(np.allclose(steps[n, first : first + count], done) for first in possible)
+        assert batch.given.audio.shape == (300, round(count / FPS * RATE)) and batch.given.audio.any()
