@@ -118,6 +118,10 @@ class Family(nn.Module, ABC):
         given = Conditions(**{name: getattr(real, name) for name in real.present & self.accepts})
         return given.beginning(batch.frames[:, : self.past]) if self.past else given
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that it cannot read."""
+        return ()
+
     def refuse_unusable(self, given: Conditions) -> None:
         """Raise ValueError if `given` holds a condition that this family cannot use, or half of a pair."""
         if foreign := sorted(given.present - self.accepts):

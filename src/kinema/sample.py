@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from kinema import checkpoint
-from kinema.conditions.text import Vocabulary
 from kinema.data.write import from_uint8, to_uint8
 from kinema.family import Captioning, Facts, Family, Scoring
 from kinema.run import Run, channels_last, start
@@ -143,10 +142,6 @@ class Model:
             chunks = stream(self.family, self.run, some, frames, given.in_turn(range(first, first + len(some))))
             parts.append(np.concatenate([to_uint8(chunk) for chunk in chunks], 1))
         return np.concatenate(parts)
-
-    def unknown_words(self, text: str) -> tuple[str, ...]:
-        """The words of a text that no caption had in training, where the model is one that knows words."""
-        return Vocabulary(self.facts.words).unknown(text) if self.facts.words else ()
 
     def _label(self, name: str | int) -> int:
         classes = self.facts.classes

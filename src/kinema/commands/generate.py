@@ -134,8 +134,8 @@ def _prompt(model: Model, prompt: str | None) -> str | None:
         raise ValueError("the prompt is empty: say what is to be seen, or leave it out")
     if len(prompt) > LONGEST:
         raise ValueError(f"the prompt has {len(prompt):,} letters: say it in {LONGEST:,} or fewer")
-    unknown, words = model.unknown_words(prompt), words_of(prompt)
-    if model.facts.words and set(unknown) == set(words):
+    unknown = model.family.unknown_words(prompt)
+    if set(unknown) == set(words_of(prompt)):
         known = [word for word in model.facts.words if word.isalpha()]
         others = f" and {len(known) - NAMED} more" * (len(known) > NAMED)
         raise ValueError(f"the model knows no word of the prompt; it knows {', '.join(known[:NAMED])}{others}")

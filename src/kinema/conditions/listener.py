@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinema.conditions.actions import ActionEncoder
 from kinema.conditions.audio import AudioEncoder
+from kinema.conditions.pretrained import PretrainedEncoder
 from kinema.conditions.text import TextEncoder, Vocabulary
 from kinema.nn.transformer import Context
 from kinema.types import Conditions
@@ -40,7 +41,8 @@ class Listener(nn.Module):
     """Labels, texts, sound and actions as vectors; a moment is `group` frames, or if `alone` the first is one frame.
 
     It hears labels if there are `categories`, texts if there are `words`, actions if there are any, and sound at `fps`
-    frames a second if that is said; `hears` has their names in Conditions.
+    frames a second if that is said; `hears` has their names in Conditions. Texts are read by an encoder that is trained
+    with it or, if `reader` says so, by a pretrained one.
     """
 
     def __init__(
@@ -53,12 +55,15 @@ class Listener(nn.Module):
         words: tuple[str, ...] = (),
         actions: int = 0,
         fps: float | None = None,
+        reader: str | None = None,
     ) -> None:
         super().__init__()
         self.group, self.alone = group, alone
         self.register_buffer("nothing", torch.zeros(width), persistent=False)
         self.label = nn.Embedding(categories + 1, width) if categories else None  # the last says that none is told
-        self.text = TextEncoder(Vocabulary(words), width, heads) if words else None
+        self.text = None
+        if words:
+            self.text = PretrainedEncoder(reader, width) if reader else TextEncoder(Vocabulary(words), width, heads)
         self.audio = AudioEncoder(FRAME, fps) if fps else None
         self.actions = ActionEncoder(actions, FRAME) if actions else None
         parts = {"label": self.label, "text": self.text, "audio": self.audio, "actions": self.actions}

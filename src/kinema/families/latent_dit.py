@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from kinema import flow
 from kinema.conditions.incomplete import incomplete, whole
 from kinema.conditions.listener import Heard, Listener
+from kinema.conditions.text import TextEncoder
 from kinema.families.video_vae import VideoVAE, VideoVAEConfig
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.known import known_pixels
@@ -96,6 +97,8 @@ class LatentDiTConfig(FamilyConfig):
     """Classes that it is told; taken from the labels, 0 without."""
     words: Annotated[tuple[str, ...] | None, tyro.conf.Suppress] = None
     """Words that it knows; taken from the captions."""
+    reader: str | None = None
+    """A text encoder of the Hugging Face hub, or a folder with one, to read captions by; None: one is trained."""
     actions: int | None = None
     """Numbers that say what was done on the way to a frame; taken from the clips, 0 without."""
     hears: float | None = None
@@ -190,7 +193,9 @@ class Network(nn.Module):
         self.level = nn.Sequential(nn.Linear(2 * WAVES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.alone = nn.Parameter(torch.zeros(hidden))
         words, actions, fps = config.words or (), config.actions or 0, config.hears or None
-        self.listener = Listener(hidden, config.heads, time * self.time, time > 1, categories, words, actions, fps)
+        self.listener = Listener(
+            hidden, config.heads, time * self.time, time > 1, categories, words, actions, fps, config.reader
+        )
         self.transformer = Transformer(
             hidden, config.depth, config.heads, config.attention, conditioned=True, crossed=bool(words)
         )
@@ -262,6 +267,11 @@ class LatentDiT(Family):
     def codec(self) -> VideoVAE | None:
         """The trained codec; None in pixels."""
         return self.generator.codec
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Those that no caption had in training, where it learned to read by itself."""
+        reader = self.generator.network.listener.text
+        return reader.words.unknown(text) if isinstance(reader, TextEncoder) else ()
 
     def begin(self) -> None:
         """Take the weights of the trained codec."""
