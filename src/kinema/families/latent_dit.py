@@ -23,6 +23,7 @@ from functools import partial
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 import tyro
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -37,6 +38,7 @@ from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.known import known_pixels
 from kinema.nn.labels import labels
 from kinema.nn.rotary import grid
+from kinema.nn.spectrum import cosine_patches
 from kinema.nn.transformer import AttentionKind, Transformer
 from kinema.types import Batch, Conditions, Noise
 
@@ -188,7 +190,9 @@ class Network(nn.Module):
         (categories,), hidden = config.filled("categories"), config.hidden
         time = 1 if config.coded is None else config.coded.time
         cells, places = self.time * self.side**2, (height // self.side) * (width // self.side)
-        self.embed = nn.Linear(cells * (channels + 1), hidden)
+        self.embed, self.mark = nn.Linear(cells * channels, hidden), nn.Linear(cells, hidden, bias=False)
+        basis = cosine_patches(self.time, self.side) if config.coded is None else None
+        self.register_buffer("basis", basis, persistent=False)  # what patches of pixels are read and written in
         self.places = nn.Parameter(0.02 * torch.randn(places, hidden))  # rotary positions only tell how far apart
         self.level = nn.Sequential(nn.Linear(2 * WAVES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.alone = nn.Parameter(torch.zeros(hidden))
@@ -203,6 +207,8 @@ class Network(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    basis: Tensor | None
+
     def forward(
         self,
         x: Float[Tensor, "B L C h w"],
@@ -215,16 +221,19 @@ class Network(nn.Module):
 
         The `levels` of a token's latents are one; `alone` says whether the first latent is of a frame coded alone.
         """
-        seen = torch.cat([x, given.to(x)], 2)
         sizes = {"i": self.time, "p": self.side, "q": self.side}
-        tokens = rearrange(seen, "b (l i) c (h p) (w q) -> b l (h w) (i p q c)", **sizes)
-        frames, height, width = tokens.shape[1], x.shape[3] // self.side, x.shape[4] // self.side
+        cells, marks = (rearrange(y, "b (l i) c (h p) (w q) -> b l (h w) (i p q c)", **sizes) for y in (x, given.to(x)))
+        frames, height, width = cells.shape[1], x.shape[3] // self.side, x.shape[4] // self.side
+        read, write = self.embed.weight, self.head.weight
+        if self.basis is not None:
+            read, write = read @ self.basis, self.basis.T @ write
         condition = self.level(_waves(levels[:, :: self.time])) + heard.moments  # [B, frames, D]
         if alone:
             condition = torch.cat([condition[:, :1] + self.alone, condition[:, 1:]], 1)
-        tokens = (self.embed(tokens) + self.places).flatten(1, 2)
+        tokens = (F.linear(cells, read, self.embed.bias) + self.mark(marks) + self.places).flatten(1, 2)
         places = grid(frames, height, width)
-        told = self.head(self.transformer(tokens, places, condition, frames, heard.context)).float()
+        tokens = self.transformer(tokens, places, condition, frames, heard.context)
+        told = F.linear(tokens, write, self.head.bias).float()
         return rearrange(told, "b (l h w) (i p q c) -> b (l i) c (h p) (w q)", l=frames, h=height, **sizes)
 
 
