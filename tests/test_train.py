@@ -202,3 +202,21 @@ def test_the_moving_average_follows_its_formula(tiny: Tiny, world: ShapeMotion, 
         name: trainer.average.state_dict()[name] for name, value in expected.items() if value.is_floating_point()
     }
     torch.testing.assert_close(floating, {name: expected[name] for name in floating})
+
+
+def test_a_run_starts_from_trained_weights(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    first = train(tiny(steps=2), tmp_path / "first", source=world, run=cpu)
+    again = train(tiny(steps=1, start=str(tmp_path / "first"), lr=1e-12), tmp_path / "again", source=world, run=cpu)
+    other = train(tiny(steps=1, lr=1e-12), tmp_path / "other", source=world, run=cpu)
+    trained, started, fresh = (checkpoint.load_generator(path)[1] for path in (first, again, other))
+    weights = [name for name, tensor in trained.items() if tensor.is_floating_point() and "running" not in name]
+    assert all(torch.allclose(trained[name], started[name], atol=1e-6) for name in weights)
+    assert not all(torch.allclose(trained[name], fresh[name], atol=1e-6) for name in weights)
+
+
+def test_starting_from_another_network_is_refused(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    train(tiny(steps=1), tmp_path / "first", source=world, run=cpu)
+    larger = tiny(steps=1, start=str(tmp_path / "first")).changed(family={"ngf": 4})
+    with pytest.raises(ValueError, match=r"its weights are of another network .*: start from a model of the same"):
+        train(larger, tmp_path / "again", source=world, run=cpu)
+    assert not (tmp_path / "again").exists()

@@ -29,11 +29,17 @@ def latent_dit_latent() -> Experiment:
     return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising())
 
 
-def latent_dit_sprites() -> Experiment:
-    """The model that ships: the sprite world at 64x64, 16 frames as pixels, a sixteenth of a frame a token."""
-    family = LatentDiTConfig(patch=(1, 16), hidden=256, parameterisation="data", shift=12.0)
+def latent_dit_sprites(shift: float = 12.0) -> Experiment:
+    """The model that ships: the sprite world, 64x64, 16 frames as pixels; start it from one of "stills"."""
+    family = LatentDiTConfig(patch=(1, 16), hidden=256, parameterisation="data", shift=shift)
     train = replace(_denoising(), batch=16, average=0.999, compile=True)
     return Experiment(family, DataConfig("sprites"), train)
+
+
+def latent_dit_stills() -> Experiment:
+    """Its first stage: single frames, 128 in the time of 8 clips, so that words are soon learned."""
+    clips = latent_dit_sprites(shift=4.0)
+    return clips.changed(data={"frames": 1}, train={"batch": 128})
 
 
 def latent_dit_gpu() -> Experiment:
@@ -139,6 +145,7 @@ PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
         "gpu": latent_dit_gpu,
         "latent": latent_dit_latent,
         "sprites": latent_dit_sprites,
+        "stills": latent_dit_stills,
     },
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},
     "svg-lp": {"cpu": svg_lp_cpu, "paper": svg_lp_paper},

@@ -23,6 +23,8 @@ from kinema.presets import PRESETS, preset
 from kinema.train import Experiment, TrainConfig, refuse, train
 from kinema.watch import Watcher
 
+SHIPS = {"sprites": "latent-dit"}  # the families of models that ship, whose presets have their names
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -32,7 +34,7 @@ class Arguments:
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
-    """The family to train."""
+    """The family to train, or sprites: the model that ships, by its own preset."""
     out: str
     """The run's folder: checkpoints and TensorBoard logs."""
     source: Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")] = None
@@ -82,18 +84,20 @@ def main(words: Sequence[str]) -> None:
 def _parse(words: Sequence[str]) -> Arguments:
     """The arguments, over the defaults of the preset or of the run that goes on."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--preset", nargs="?", default="cpu", const="cpu")  # without a value: tyro says so below
+    first.add_argument("--preset", nargs="?")  # without a value: tyro says so below
     first.add_argument("--resume", action="store_true")
     first.add_argument("--out", nargs="?", default="", const="")
     known, _ = first.parse_known_args(words)
     name = next((w for w in words[:1] if not w.startswith("-")), None)
+    if name in SHIPS:
+        name, known.preset = SHIPS[name], known.preset or name
     if name is None and not {"-h", "--help"} & set(words):
         raise ValueError(f"which family? kinema train FAMILY ..., one of {', '.join(FAMILIES)}")
     if known.resume and known.out:
         found = checkpoint.find(known.out)
         experiment, _ = Experiment.from_dict(checkpoint.load_generator(found)[0], str(found))
     else:
-        experiment = preset(name or next(iter(FAMILIES)), known.preset)
+        experiment = preset(name or next(iter(FAMILIES)), known.preset or "cpu")
     summary = "presets: " + "; ".join(
         f"{family}: " + ", ".join(f"{n} ({(p.__doc__ or '').splitlines()[0].rstrip('.')})" for n, p in presets.items())
         for family, presets in PRESETS.items()
