@@ -70,9 +70,9 @@ def test_help_of_a_command(command, kinema):
     assert (status, err) == (0, "")
     assert f"\nExample: kinema {command}" in out  # not indented
     assert "type: ignore" not in out and "MISSING" not in out
-    flags = re.findall(r"^│ (--[\w.-]+)", out, re.MULTILINE)
+    flags = re.findall(r"^│ (?:-\w FILE, )?(--[\w.-]+)", out, re.MULTILINE)
     common = [flag for flag in flags if "." not in flag]
-    assert "--out" in common or command in ("evaluate", "caption")
+    assert "--out" in common or command in ("evaluate", "caption", "models")
     assert flags[: len(common)] == common, "the common flags come first"
 
 

@@ -172,8 +172,8 @@ def test_what_cannot_be_given(trained, clip, mask, refused, tmp_path) -> None:
     for words in (["--keep-last", 8], ["--keep-first", 4, "--keep-last", 4], ["--between", "--frames", 2]):
         assert "frames are given, so there is nothing to make" in says(*words)
     assert "12 of the 20 frames that are needed" in says("--between", "--frames", 20)
-    assert "nowhere.png: no image can be read (No such file" in says("--mask", tmp_path / "nowhere.png")
-    assert "a.mkv: no image can be read (it is damaged or of an unknown format)" in says("--mask", clip)
+    assert "nowhere.png: there is no such file" in says("--mask", tmp_path / "nowhere.png")
+    assert "a.mkv: Pillow cannot read it" in says("--mask", clip)
     for level, name in ((0, "black"), (255, "white")):
         Image.new("L", (8, 8), level).save(tmp_path / "one.png")
         assert f"one.png is all {name}: black is kept, white is painted anew" in says("--mask", tmp_path / "one.png")
