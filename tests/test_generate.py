@@ -256,10 +256,10 @@ def test_weights_beyond_half_precision_are_not_halved(refused, trained: Path, tm
     file = next((tmp_path / "run").glob("step-*")) / "generator.safetensors"
     with safe_open(file, framework="pt") as content:
         tensors, metadata = {n: content.get_tensor(n) for n in content.keys()}, content.metadata()  # noqa: SIM118
-    tensors["network.head.bias"][0] = 1e6
+    tensors["network.patches.head.bias"][0] = 1e6
     save_file(tensors, file, metadata)
     out = tmp_path / "x.safetensors"
-    assert "network.head.bias has weights that float16 cannot hold" in refused(
+    assert "network.patches.head.bias has weights that float16 cannot hold" in refused(
         "export", tmp_path / "run", "--out", out, "--half"
     )
     assert not out.exists()

@@ -23,9 +23,7 @@ from functools import partial
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 import tyro
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -37,8 +35,8 @@ from kinema.families.video_vae import VideoVAE, VideoVAEConfig
 from kinema.family import Facts, Family, FamilyConfig, Turn
 from kinema.nn.known import known_pixels
 from kinema.nn.labels import labels
+from kinema.nn.patches import Patches
 from kinema.nn.rotary import grid
-from kinema.nn.spectrum import cosine_patches
 from kinema.nn.transformer import AttentionKind, Transformer
 from kinema.types import Batch, Conditions, Noise
 
@@ -188,11 +186,8 @@ class Network(nn.Module):
         super().__init__()
         (self.time, self.side), (_, channels, height, width) = config.patch, config.latents
         (categories,), hidden = config.filled("categories"), config.hidden
-        time = 1 if config.coded is None else config.coded.time
-        cells, places = self.time * self.side**2, (height // self.side) * (width // self.side)
-        self.embed, self.mark = nn.Linear(cells * channels, hidden), nn.Linear(cells, hidden, bias=False)
-        basis = cosine_patches(self.time, self.side) if config.coded is None else None
-        self.register_buffer("basis", basis, persistent=False)  # what patches of pixels are read and written in
+        time, places = 1 if config.coded is None else config.coded.time, height * width // self.side**2
+        self.patches = Patches(channels, self.time, self.side, hidden, pixels=config.coded is None)
         self.places = nn.Parameter(0.02 * torch.randn(places, hidden))  # rotary positions only tell how far apart
         self.level = nn.Sequential(nn.Linear(2 * WAVES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.alone = nn.Parameter(torch.zeros(hidden))
@@ -203,11 +198,6 @@ class Network(nn.Module):
         self.transformer = Transformer(
             hidden, config.depth, config.heads, config.attention, conditioned=True, crossed=bool(words)
         )
-        self.head = nn.Linear(hidden, cells * channels)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    basis: Tensor | None
 
     def forward(
         self,
@@ -221,20 +211,14 @@ class Network(nn.Module):
 
         The `levels` of a token's latents are one; `alone` says whether the first latent is of a frame coded alone.
         """
-        sizes = {"i": self.time, "p": self.side, "q": self.side}
-        cells, marks = (rearrange(y, "b (l i) c (h p) (w q) -> b l (h w) (i p q c)", **sizes) for y in (x, given.to(x)))
-        frames, height, width = cells.shape[1], x.shape[3] // self.side, x.shape[4] // self.side
-        read, write = self.embed.weight, self.head.weight
-        if self.basis is not None:
-            read, write = read @ self.basis, self.basis.T @ write
+        tokens = self.patches.read(x, given)
+        frames, height, width = tokens.shape[1], x.shape[3] // self.side, x.shape[4] // self.side
         condition = self.level(_waves(levels[:, :: self.time])) + heard.moments  # [B, frames, D]
         if alone:
             condition = torch.cat([condition[:, :1] + self.alone, condition[:, 1:]], 1)
-        tokens = (F.linear(cells, read, self.embed.bias) + self.mark(marks) + self.places).flatten(1, 2)
-        places = grid(frames, height, width)
+        tokens, places = (tokens + self.places).flatten(1, 2), grid(frames, height, width)
         tokens = self.transformer(tokens, places, condition, frames, heard.context)
-        told = F.linear(tokens, write, self.head.bias).float()
-        return rearrange(told, "b (l h w) (i p q c) -> b (l i) c (h p) (w q)", l=frames, h=height, **sizes)
+        return self.patches.write(tokens, frames, height)
 
 
 class Generator(nn.Module):

@@ -1,4 +1,4 @@
-"""Cosine patches: orthogonal waves, as strong as they are in video."""
+"""Patches: what is read can be written again; cosine waves are orthogonal, and as strong as they are in video."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from kinema.nn.spectrum import cosine_patches
+from kinema.nn.patches import Patches, cosine_patches
 from kinema.worlds.sprites import Sprites
 
 
@@ -16,6 +16,23 @@ def test_waves_are_orthogonal_and_of_mean_square_one(time: int, side: int) -> No
     products = basis @ basis.T
     torch.testing.assert_close(products - products.diag().diag(), torch.zeros_like(products), rtol=0, atol=1e-3)
     assert products.diag().mean().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "time", "side", "pixels"), [(3, 2, 4, True), (5, 1, 2, False)])
+def test_what_is_read_is_written_again_in_its_place(channels: int, time: int, side: int, pixels: bool) -> None:
+    count = channels * time * side**2
+    patches = Patches(channels, time, side, count, pixels)
+    x, given = torch.randn(2, 2 * time, channels, 3 * side, 2 * side), torch.zeros(2, 2 * time, 1, 3 * side, 2 * side)
+    tokens = patches.read(x, given.bool())
+    assert tokens.shape == (2, 2, 6, count)
+    assert not patches.write(tokens.flatten(1, 2), 2, 3).any()  # at first
+    read = patches.embed.weight if patches.basis is None else patches.embed.weight @ patches.basis
+    back = torch.linalg.inv(read.detach())
+    patches.head.weight.data = back if patches.basis is None else torch.linalg.solve(patches.basis.T, back)
+    patches.embed.bias.data.zero_()
+    torch.testing.assert_close(patches.write(patches.read(x, given.bool()).flatten(1, 2), 2, 3), x, rtol=0, atol=2e-3)
+    marked = patches.read(x, ~given.bool()) - patches.read(x, given.bool())
+    torch.testing.assert_close(marked, patches.mark.weight.sum(1).expand_as(marked), rtol=0, atol=1e-4)
 
 
 def test_the_first_are_the_mean_colours_and_they_fall_with_frequency() -> None:
