@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kinema import checkpoint, flow
 from kinema.conditions import incomplete
+from kinema.conditions.audio import RATE
 from kinema.conditions.listener import Heard
 from kinema.families import latent_dit
 from kinema.families.latent_dit import CONTEXT, LatentDiT, LatentDiTConfig, LatentDiTSampling
@@ -530,3 +531,70 @@ def test_the_preset_for_latents_says_what_it_misses(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"runs/codec: no checkpoint there .*kinema train"):
         preset("latent-dit", "latent").family.fitted(Facts(17, 64, 64))
+
+
+# What it is told
+
+
+def told_clips(generator: torch.Generator, clips: int = 16) -> Batch:
+    """Frames of one colour: its red by the text, its green by the label, its blue by the sound and then by actions."""
+    bright = torch.randint(2, (clips, 2), generator=generator)
+    loud = torch.randint(2, (clips, 1), generator=generator).expand(-1, 4)
+    done = torch.randint(2, (clips, 1, 1), generator=generator).expand(-1, 4, -1)
+    blue = torch.where(torch.arange(4) < 2, loud, done[..., 0])
+    colour = torch.stack([*bright[:, :, None].expand(-1, -1, 4).unbind(1), blue], 2)  # [B, T, 3]
+    time = torch.arange(2000) / RATE
+    waves = loud[:, :, None] * (0.5 * torch.sin(2 * torch.pi * 440 * time))
+    return Batch(
+        (0.6 * (2.0 * colour - 1))[..., None, None].expand(-1, -1, -1, 8, 8),
+        Conditions(
+            text=tuple(("dark", "red")[value] for value in bright[:, 0].tolist()),
+            label=bright[:, 1],
+            audio=waves.flatten(1),
+            actions=2.0 * done - 1,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def listening() -> LatentDiT:
+    """A tiny model that has learned what it is told."""
+    torch.manual_seed(0)
+    facts = Facts(4, 8, 8, 8.0, ("dark", "green"), ("dark", "red"), 1, True)
+    family = replace(TINY, hidden=32, shift=3.0).fitted(facts).build()
+    optimizer = torch.optim.AdamW(family.generator.network.parameters(), 5e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent_dit, "UNHEARD", 0.1)  # to be quick
+        for step in range(400):
+            generator = torch.Generator().manual_seed(step)
+            loss, _ = family._loss(told_clips(generator), generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return family.eval()
+
+
+@pytest.mark.parametrize("name", ["text", "label", "audio", "actions"])
+def test_a_right_condition_lowers_the_loss_and_decides_what_is_drawn(listening: LatentDiT, name: str) -> None:
+    batch = told_clips(torch.Generator().manual_seed(999), 64)
+    turned = batch.given.in_turn([(clip + 1) % 64 for clip in range(64)])
+    wrong = replace(batch, given=replace(batch.given, **{name: getattr(turned, name)}))
+    with torch.no_grad():
+        right, shuffled = (
+            sum(float(listening._loss(given, torch.Generator().manual_seed(seed))[0]) for seed in range(8))
+            for given in (batch, wrong)
+        )
+    assert right < shuffled  # of the same noise
+    listening.sampling = LatentDiTSampling(steps=16)
+    made = draw(listening, 4, wrong.given, tuple(range(64))).mean((3, 4)) > 0
+    truth = batch.frames.mean((3, 4)) > 0
+    channel, times = {
+        "text": (0, slice(4)),
+        "label": (1, slice(4)),
+        "audio": (2, slice(2)),
+        "actions": (2, slice(2, 4)),
+    }[name]
+    followed = told_clips(torch.Generator().manual_seed(999), 64).frames.mean((3, 4)).roll(-1, 0) > 0
+    assert (made[:, times, channel] == followed[:, times, channel]).float().mean() > 0.7  # chance is half
+    others = [c for c in range(2) if c != channel]
+    assert (made[:, :, others] == truth[:, :, others]).float().mean() > 0.9
