@@ -227,9 +227,12 @@ def measure(family: str, name: str, steps: int, plain: bool, compiled: bool) -> 
     """Let the workers of one preset take turns for `steps` iterations."""
     words = {"float32": "float32", "default": "compiled" if compiled else "default"}  # what a worker is told to be
     players = {"plain": "plain"} | words if plain and (family, name) in PLAIN else words
+    with start("default", family, name) as counter:  # what is compiled cannot be looked into
+        gflop = ask(counter, "count")
+        assert counter.stdin
+        counter.stdin.close()
     with ExitStack() as stack:
         workers = {player: stack.enter_context(start(word, family, name)) for player, word in players.items()}
-        gflop = ask(workers["float32"], "count")  # what is compiled cannot be looked into
         taken: dict[str, list[float]] = {player: [] for player in players}
         for _ in range(WARM_UPS + steps):
             for player, worker in workers.items():

@@ -57,8 +57,10 @@ def test_its_weights_are_neither_trained_nor_saved_and_texts_are_read_once(
         read(["a red ball", "a box"], torch.ones(2, dtype=torch.bool)).pooled.sum().backward()
     assert len(calls) == 1 and all(p.grad is None for p in model.parameters())
     monkeypatch.setattr(pretrained, "KEPT", 1)
+    read(["a red ball", "another"], torch.ones(2, dtype=torch.bool))  # the oldest is among those that are asked for
+    assert {*read._kept} == {"a red ball", "another"}
     read(["another"], torch.ones(1, dtype=torch.bool))
-    assert len(read._kept) <= 2
+    assert {*read._kept} == {"another"} and len(calls) == 2
 
 
 def test_a_model_reads_by_it(minilm: str) -> None:

@@ -38,7 +38,7 @@ class PretrainedEncoder(nn.Module):
         """What each clip is told: nothing where `told` is false, and to no clip without texts."""
         device = self.nothing.device
         said = [text if tell else "" for text, tell in zip(texts or [""] * len(told), told.tolist(), strict=True)]
-        self._read({text for text in said if text.strip()} - self._kept.keys())
+        self._read({text for text in said if text.strip()})
         rows = [self._kept[text] if text.strip() else None for text in said]
         longest = max(1 if row is None else len(row) for row in rows)
         hidden = self.project.in_features
@@ -54,9 +54,8 @@ class PretrainedEncoder(nn.Module):
         return Told(tokens, seen, (tokens * weight).sum(1) / weight.sum(1))
 
     def _read(self, texts: set[str]) -> None:
-        """Keep the embeddings of texts, and of no more than KEPT."""
-        if texts:
-            new = sorted(texts)
+        """Keep the embeddings of these texts, and of others while there are no more than KEPT."""
+        if new := sorted(texts - self._kept.keys()):
             tokenizer, model = self._encoder
             model.to(self.nothing.device)
             words = tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
@@ -64,7 +63,9 @@ class PretrainedEncoder(nn.Module):
                 states = model(**words.to(self.nothing.device)).last_hidden_state.float().cpu()
             for text, row, mask in zip(new, states, words["attention_mask"].bool().cpu(), strict=True):
                 self._kept[text] = row[mask]
-        while len(self._kept) > KEPT + len(texts):
+        for text in texts:
+            self._kept.move_to_end(text)
+        while len(self._kept) > max(KEPT, len(texts)):
             self._kept.popitem(last=False)
 
 
