@@ -4,7 +4,7 @@ READY := .venv/ready
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
-demo: $(READY) ## train a small model and write out/demo.mp4, .gif and .png (about two minutes)
+demo: $(READY) ## make clips of a few prompts with the model that ships: out/demo.mp4, .gif and .png
 	.venv/bin/kinema demo --out out
 
 test: $(READY) ## run the tests that need neither minutes nor a GPU

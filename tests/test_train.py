@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from kinema import checkpoint
+from kinema.families.latent_dit import LatentDiTConfig
 from kinema.families.mocogan import MoCoGAN
 from kinema.run import Run
-from kinema.train import Experiment, Trainer, train
+from kinema.train import Experiment, TrainConfig, Trainer, train
 from kinema.worlds.shape_motion import ShapeMotion
 
 Tiny = Callable[..., Experiment]
@@ -220,3 +221,49 @@ def test_starting_from_another_network_is_refused(tiny: Tiny, world: ShapeMotion
     with pytest.raises(ValueError, match=r"its weights are of another network .*: start from a model of the same"):
         train(larger, tmp_path / "again", source=world, run=cpu)
     assert not (tmp_path / "again").exists()
+
+
+def test_the_rate_falls_to_nothing_over_the_last_steps(tiny: Tiny, world: ShapeMotion, cpu: Run) -> None:
+    trainer = Trainer(tiny(steps=10, cooldown=4, lr=0.5), world, cpu)
+    rates = []
+    for trainer.step in range(10):
+        rates.append(trainer.lr)
+    assert rates == [0.5] * 7 + [0.375, 0.25, 0.125]
+
+
+def test_a_cooldown_needs_its_end(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"over the last of so many steps: give --steps"):
+        train(tiny(minutes=1, cooldown=4), tmp_path, source=world, run=cpu)
+
+
+def test_muon_moves_matrices_alike_in_all_directions(world: ShapeMotion, cpu: Run) -> None:
+    """A step is about orthogonal: all singular values near 0.2 lr sqrt(larger side)."""
+    family = LatentDiTConfig(patch=(1, 4), hidden=16, depth=1, heads=2, parameterisation="data")
+    trainer = Trainer(Experiment(family, train=TrainConfig(batch=2, lr=0.01, optimizer="muon")), world, cpu)
+    linear = {name for name, module in trainer.family.named_modules() if isinstance(module, torch.nn.Linear)}
+    for _ in range(4):  # what begins at zero lets nothing through at first
+        before = {name: value.clone() for name, value in trainer.family.named_parameters()}
+        trainer.advance()
+    moved = {name: value.detach() - before[name] for name, value in trainer.family.named_parameters()}
+    matrix = "generator.network.transformer.blocks.0.mlp.0"
+    assert matrix in linear
+    values = torch.linalg.svdvals(moved[f"{matrix}.weight"]) / (0.01 * 0.2 * 64**0.5)
+    assert values.min() > 0.4 and values.max() < 2.6  # of up to two steps
+    adamw, muon = trainer.optimizers.values()
+    counts = [sum(p.numel() for group in o.param_groups for p in group["params"]) for o in (adamw, muon)]
+    weights = {f"{name}.weight" for name in linear}
+    assert counts[1] == sum(value.numel() for name, value in before.items() if name in weights)
+    assert sum(counts) == sum(value.numel() for value in before.values())
+
+
+def test_a_resumed_run_with_muon_equals_an_unbroken_one(world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
+    def run(steps: int) -> Experiment:
+        family = LatentDiTConfig(patch=(1, 4), hidden=16, depth=1, heads=2, parameterisation="data")
+        return Experiment(family, train=TrainConfig(steps=steps, batch=2, optimizer="muon"))
+
+    unbroken = checkpoint.load(train(run(3), tmp_path / "unbroken", source=world, run=cpu))
+    train(run(1), tmp_path / "resumed", source=world, run=cpu)
+    resumed = checkpoint.load(train(run(3), tmp_path / "resumed", source=world, run=cpu, resume=True))
+    torch.testing.assert_close(resumed.training, unbroken.training, rtol=0, atol=0)
+    momenta = [run.optimizers["generator.network.matrices"]["state"] for run in (resumed, unbroken)]
+    torch.testing.assert_close(*momenta, rtol=0, atol=0)

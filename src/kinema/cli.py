@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "generate": ("generate", "make a clip of a prompt, an image, a video, sound or actions"),
-    "demo": ("demo", "train a small model on an embedded world for two minutes, and write clips"),
+    "demo": ("demo", "make clips of a few prompts with the model that ships"),
     "train": ("train", "train a family on a folder of clips"),
     "sample": ("sample", "make clips with a trained model"),
     "evaluate": ("evaluate", "measure clips, generated or real"),
@@ -25,6 +25,7 @@ COMMANDS = {
 
 EXAMPLES = """\
 examples:
+  kinema generate "a small red star bouncing" -o out.mp4
   kinema data check clips/
   kinema train mocogan --data clips/ --out runs/x --minutes 60
   kinema sample runs/x --count 8 --seed 0 --out out/

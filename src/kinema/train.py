@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,12 @@ class TrainConfig:
     """Stop after so many minutes of training in all, pauses between resumed pieces not counted."""
     batch: int = 32
     """Clips in a step, on each machine that takes part."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of all weights; or Muon, whose steps are dearer and get further, of the matrices of linear layers."""
     lr: float = 2e-4
-    """Learning rate of AdamW."""
+    """Learning rate: Muon's steps are as large as AdamW's would be."""
+    cooldown: int = 0
+    """Of `steps`, the last so many, over which the learning rate falls to 0."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Decay of AdamW's two moments."""
     weight_decay: float = 0.0
@@ -66,6 +70,8 @@ class TrainConfig:
             raise ValueError(f"minutes must be more than 0, not {self.minutes}")
         if self.batch < 1 or self.lr <= 0 or not 0 <= self.average < 1:
             raise ValueError("batch must be at least 1, lr more than 0 and average in [0, 1)")
+        if self.cooldown < 0:
+            raise ValueError(f"cooldown must be 0 or more steps, not {self.cooldown}")
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,12 @@ class Trainer:
         self.turns = self.family.turns()
         names = {id(module): name or "family" for name, module in self.family.named_modules()}
         players = {names[id(turn.player)]: turn.player for turn in self.turns}
-        self.optimizers = {name: self._optimizer(player) for name, player in players.items()}
-        self._optimizer_of = {id(player): self.optimizers[name] for name, player in players.items()}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._optimizers_of: dict[int, list[torch.optim.Optimizer]] = {}
+        for name, player in players.items():
+            own = self._optimizers(player)
+            self._optimizers_of[id(player)] = list(own.values())
+            self.optimizers |= {name + part: optimizer for part, optimizer in own.items()}
         self.average = copy.deepcopy(self.family.generator).requires_grad_(False).eval()
         if self.config.compile:
             for player in players.values():
@@ -136,9 +146,32 @@ class Trainer:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
-    def _optimizer(self, player: nn.Module) -> torch.optim.Optimizer:
+    def _optimizers(self, player: nn.Module) -> dict[str, torch.optim.Optimizer]:
+        """Those of a player's weights, by what is added to its name.
+
+        Muon (Jordan et al. 2024) is told to move matrices as far as AdamW would (Liu et al. 2025, arXiv 2502.16982,
+        section 2.2).
+        """
+        c, matrices = self.config, []
+        if c.optimizer == "muon":
+            matrices = [module.weight for module in player.modules() if isinstance(module, nn.Linear)]
+        others = [p for p in player.parameters() if all(p is not matrix for matrix in matrices)]
+        own: dict[str, torch.optim.Optimizer] = {}
+        if others:
+            own[""] = torch.optim.AdamW(others, c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
+        if matrices:
+            own[".matrices"] = torch.optim.Muon(
+                matrices, c.lr, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        return own
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step that comes next."""
         c = self.config
-        return torch.optim.AdamW(player.parameters(), c.lr, c.betas, weight_decay=c.weight_decay, fused=True)
+        if not c.cooldown or c.steps is None:
+            return c.lr
+        return c.lr * min(1.0, (c.steps - self.step) / c.cooldown)
 
     def begin(self) -> None:
         """Take what a new run begins from; raises ValueError where that cannot be had."""
@@ -182,9 +215,11 @@ class Trainer:
             run.average(p.grad for p in parameters if p.grad is not None)
             if c.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, c.clip_norm, foreach=True)
-            optimizer = self._optimizer_of[id(turn.player)]
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in self._optimizers_of[id(turn.player)]:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr
+                optimizer.step()
+                optimizer.zero_grad()
             turn.after()
             for name, value in scalars.items():
                 self._sums[name] = self._sums.get(name, 0) + value.detach().float()
@@ -265,6 +300,8 @@ def refuse(config: TrainConfig, out: Path, resume: bool) -> None:
     """Raise ValueError for a run that cannot begin: without a budget, or where something else is."""
     if config.steps is None and config.minutes is None:
         raise ValueError("no budget: give --steps or --minutes")
+    if config.cooldown and config.steps is None:
+        raise ValueError("--train.cooldown is over the last of so many steps: give --steps")
     if wall := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
         raise ValueError(f"{wall} is a file, so a run cannot be kept at {out}: choose another --out")
     if not resume and out.is_dir() and any(out.glob("step-*")):

@@ -26,7 +26,7 @@ from kinema.worlds.shape_motion import ShapeMotion
 
 TINY = VideoVAEConfig(space=4, time=2, channels=3, hidden=4, ndf=2)
 TOKENS = {"levels": (4, 5, 3)}
-CODECS = [{}, {"time": 1, "space": 8}, {"time": 4, **TOKENS}]
+CODECS = [{}, {"time": 1, "space": 8}, {"time": 4, **TOKENS}, {"time": 4, "space": 8, "fold": 4}]
 
 
 def codec(**settings: Any) -> VideoVAE:

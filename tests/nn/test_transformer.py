@@ -118,9 +118,9 @@ def test_a_conditioned_block_begins_as_the_identity(over: Over) -> None:
     x, condition = torch.randn(2, 12, 16), torch.randn(2, FRAMES, 16)
     transformer = Transformer(16, 2, 2, "full" if over == "all" else "factorised", conditioned=True)
     block = transformer.blocks[transformer.overs.index(over)]
-    table = rotary_table(POSITIONS, 8)
-    assert torch.equal(block(x, table, None, FRAMES, condition)[0], x)
-    assert not torch.equal(awake(block)(x, table, None, FRAMES, condition)[0], x)
+    table, modulation = rotary_table(POSITIONS, 8), torch.zeros(2, FRAMES, 6 * 16)
+    assert torch.equal(block(x, table, None, FRAMES, modulation)[0], x)
+    assert not torch.equal(awake(block)(x, table, None, FRAMES, modulation)[0], x)
     expected = nn.functional.layer_norm(x, (16,))
     torch.testing.assert_close(
         Transformer(16, 2, 2, conditioned=True)(x, POSITIONS, condition), expected, atol=1e-6, rtol=0
@@ -128,16 +128,17 @@ def test_a_conditioned_block_begins_as_the_identity(over: Over) -> None:
 
 
 def test_conditioning_is_the_papers() -> None:
-    """Figure 3 of arXiv 2212.09748, for one token, which attends to itself alone."""
+    """Figure 3 of arXiv 2212.09748, for one token, which attends to itself alone; section 2.3 of arXiv 2310.00426."""
     transformer = tiny("full", None, depth=1)
     (block,) = transformer.blocks
     assert isinstance(block, Block) and block.modulation is not None and transformer.modulation is not None
     x, condition = torch.randn(2, 1, 16), torch.randn(2, 1, 16)
     norm, c = nn.LayerNorm(16, elementwise_affine=False), condition * condition.sigmoid()
-    b1, g1, a1, b2, g2, a2 = block.modulation(c).chunk(6, -1)
+    shared, last = transformer.modulation(c).split((6 * 16, 2 * 16), -1)
+    b1, g1, a1, b2, g2, a2 = (shared + block.modulation).chunk(6, -1)
     h = x + a1 * block.attention.out(((1 + g1) * norm(x) + b1) @ block.attention.qkv.weight[32:].T)
     h = h + a2 * block.mlp((1 + g2) * norm(h) + b2)
-    b, g = transformer.modulation(c).chunk(2, -1)
+    b, g = last.chunk(2, -1)
     actual = transformer(x, torch.zeros(1, 3), condition)
     torch.testing.assert_close(actual, (1 + g) * norm(h) + b, atol=1e-5, rtol=0)
 

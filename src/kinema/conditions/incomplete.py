@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Incomplete", "incomplete", "whole"]
 
-START, END, REGION = 0.4, 0.2, 0.2  # of training clips whose first frames are given, whose last, and a region of all
+START, END, REGION = 0.3, 0.15, 0.15  # of training clips whose first frames are given, whose last, and a region of all
 
 
 class Incomplete(NamedTuple):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float16
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from torch import Tensor
 
 from kinema.data.cache import cache_folder, digest, whole, write_header
 from kinema.data.clips import Progress, Source, shuffled
@@ -22,7 +22,7 @@ from kinema.types import Batch, Conditions, mix
 
 __all__ = ["LatentSource"]
 
-VERSION = 1  # part of every key: raise it when the same windows would give other latents
+VERSION = 2  # part of every key: raise it when the same windows would give other latents
 SEED = mix("latents")  # that the windows are drawn with: no run's own, so that runs of all seeds share them
 AT_ONCE = 16  # windows that are encoded together
 
@@ -30,10 +30,10 @@ AT_ONCE = 16  # windows that are encoded together
 class LatentSource:
     """`count` windows of another source's clips, as the latents that `codec` makes of them.
 
-    The first use encodes them into one file in the cache, named by all that decides what is in it, which later ones
-    read; `progress` follows it. Of several processes the first encodes and the others wait. The values are float16:
-    rounded where latents are Gaussian, and near enough to a token's code that its number is exact. Raises ValueError
-    where the cache cannot be written.
+    The first use encodes them into files in the cache, named by all that decides what is in them, which later ones
+    read from the disk as they need them; `progress` follows it. Of several processes the first encodes and the others
+    wait. Latents are float16: rounded where they are Gaussian, and near enough to a token's code that its number is
+    exact; so is sound. Raises ValueError where the cache cannot be written.
     """
 
     def __init__(
@@ -63,28 +63,32 @@ class LatentSource:
             _encode(path, source, codec, run, count)
             kept = _find(path)
         assert kept is not None, path
-        self._latents, self._given = kept
+        self._kept = kept
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The latents [size, L, C, h, w] of `size` windows, all windows once before any comes again; no frames.
 
         A pure function of its arguments.
         """
-        chosen, given = shuffled(len(self._latents), (step * ranks + rank) * size, size, seed), self._given
-        tensors = {name: getattr(given, name)[chosen] for name in given.present - {"text"}}
-        text = None if given.text is None else tuple(given.text[window] for window in chosen)
-        return Batch(
-            torch.empty(size, 0, 3, self.facts.height, self.facts.width),
-            Conditions(text=text, **tensors),
-            torch.from_numpy(self._latents[chosen].astype(np.float32)),
-        )
+        latents, text, tensors = self._kept
+        chosen = shuffled(len(latents), (step * ranks + rank) * size, size, seed)
+        said = None if text is None else tuple(text[window] for window in chosen)
+        given = {name: _tensor(values[chosen]) for name, values in tensors.items()}
+        empty = torch.empty(size, 0, 3, self.facts.height, self.facts.width)
+        return Batch(empty, Conditions(text=said, **given), _tensor(latents[chosen]))
 
 
 class _Kept(NamedTuple):
-    """What is on disk: the latents, which are read as they are needed, and the conditions beside them."""
+    """What is on disk, read as it is needed: the latents, and the conditions of the same windows."""
 
     latents: Float16[np.ndarray, "N L C h w"]
-    given: Conditions
+    text: list[str] | None
+    tensors: dict[str, np.ndarray]
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """The values, those that are kept in float16 as float32."""
+    return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float16 else values)
 
 
 def _identity(codec: Codec) -> str:
@@ -98,43 +102,47 @@ def _identity(codec: Codec) -> str:
 def _find(path: Path) -> _Kept | None:
     """What is in the cache at `path`; None where there is nothing or not all of it."""
     try:
-        latents = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
-        with safe_open(_beside(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {}).get("text")
-        return _Kept(latents, Conditions(text=None if text is None else tuple(json.loads(text)), **tensors))
-    except (OSError, ValueError, EOFError, SafetensorError):
+        beside = json.loads(path.with_suffix(".json").read_text())
+        latents, *tensors = (  # raises where a file is shorter than its header says
+            np.load(file, mmap_mode="r") for file in (path, *(_of(path, name) for name in beside["tensors"]))
+        )
+        return _Kept(latents, beside["text"], dict(zip(beside["tensors"], tensors, strict=True)))
+    except (OSError, ValueError, EOFError):
         return None
 
 
 def _encode(
     path: Path, source: Source, codec: Codec, run: Run, count: int, report: Progress = lambda done, total: None
 ) -> None:
-    """Draw the windows, encode them, and write latents and conditions."""
-    facts, given = source.facts, []
+    """Draw the windows, those to come while others are encoded, and write latents and conditions."""
+    facts, text, files = source.facts, [], dict[str, IO[bytes]]()
     length, height, width = codec.length(facts.frames), facts.height // codec.space, facts.width // codec.space
     codec.eval()
-    with whole(path) as file:
+    with ExitStack() as opened:
+        file = opened.enter_context(whole(path))  # closed, and so in its place, after all others
         write_header(file, "<f2", (count, length, codec.channels, height, width))
+        ahead = opened.enter_context(ThreadPoolExecutor(1))
+        coming = ahead.submit(source.batch, 0, AT_ONCE, seed=SEED)
         for first in range(0, count, AT_ONCE):
-            batch = source.batch(first // AT_ONCE, AT_ONCE, seed=SEED)
-            some = slice(count - first)
+            batch, some = coming.result(), slice(count - first)
+            coming = ahead.submit(source.batch, first // AT_ONCE + 1, AT_ONCE, seed=SEED)
             with torch.inference_mode(), run.autocast():
                 latents, _ = codec.encode(batch.frames[some].to(run.device))
             file.write(latents.half().cpu().numpy().tobytes())
-            given.append(batch.given[some])
+            given = batch.given[some]
+            text += given.text or ()
+            for name in sorted(given.present - {"text"}):
+                values = getattr(given, name).numpy()
+                values = values.astype(np.float16) if name == "audio" else values
+                if name not in files:
+                    files[name] = opened.enter_context(whole(_of(path, name)))
+                    write_header(files[name], values.dtype.str, (count, *values.shape[1:]))
+                files[name].write(values.tobytes())
             report(min(first + AT_ONCE, count), count)
-        with whole(_beside(path)) as file_beside:  # before the latents, whose being there says that all is
-            file_beside.write(_packed(given))
+        with whole(path.with_suffix(".json")) as beside:
+            beside.write(json.dumps({"text": text or None, "tensors": list(files)}).encode())
 
 
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".safetensors")
-
-
-def _packed(parts: Sequence[Conditions]) -> bytes:
-    """The conditions of all windows as a file's content."""
-    present = parts[0].present
-    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in present - {"text"}}
-    text = [caption for part in parts for caption in part.text or ()]
-    return save(tensors, metadata={"text": json.dumps(text)} if "text" in present else None)
+def _of(path: Path, name: str) -> Path:
+    """Where the condition of this name is kept."""
+    return path.with_suffix(f".{name}")

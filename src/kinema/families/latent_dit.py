@@ -44,7 +44,7 @@ __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
 CONTEXT = 0.2  # the highest noise level of given frames that are noised
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
-UNHEARD = 0.5  # of sounds and of actions that are left out, as they may say all that a text would
+UNHEARD = 0.75  # of sounds and of actions that are left out, as they may say all that a text would
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
 GUIDED = {  # by what settings, and by which conditions together, as label and text both say what is to be seen
     "guidance": frozenset({"label", "text"}),

@@ -5,9 +5,10 @@ An autoencoder of 3D convolutions that see no later frame, with one of two bottl
 section 3.1) or finite scalar quantization for tokens (arXiv 2309.15505). The first frame is coded alone and then groups
 of `time` frames, as in MAGVIT-v2 (arXiv 2310.05737, section 3.2), so an image is a video of one frame.
 
-- Time is folded into channels at the input and unfolded at the output, as are 2x2 pixels (arXiv 1609.05158, section
-  2.2): nothing is lost by it, and all convolutions work at the latents' rate and at half the frames' sides or less. The
-  first frame is a group in which it stands still.
+- 2x2 or 4x4 pixels are folded into channels at the input and unfolded at the output (arXiv 1609.05158, section 2.2).
+  At the largest size frames are worked on one by one, as what an edge looks like is the same in all. The frames of a
+  group are then folded into channels too, so that smaller sizes work at the latents' rate. The first frame is a group
+  in which it stands still.
 - Sides are halved by strided convolutions and doubled by folding out, with twice the channels at half the side. The
   decoder has twice the encoder's blocks: it has detail to invent, where the encoder has only to tell it.
 - Normalisation is over channels, and only 3x3x3 convolutions see other times. So a video that is coded chunk by chunk
@@ -43,7 +44,6 @@ from kinema.types import Batch, Conditions, Noise
 
 __all__ = ["VideoVAE", "VideoVAEConfig"]
 
-PATCH = 2  # pixels of a side that are folded into channels
 ENCODER, DECODER = 1, 2  # blocks at each size
 CHUNK = 4  # latents in time that `generate` works on: memory stays the same however long the clip
 NARROW = 6.0  # that a log-variance begins below the prior's, whose noise would hide what latents begin to tell
@@ -68,6 +68,8 @@ class VideoVAEConfig(FamilyConfig):
     """Of a Gaussian latent; of tokens, `levels` says how many there are."""
     levels: tuple[int, ...] = ()
     """Levels of each channel of a token, 3 or more (8 5 5 5: 1,000 tokens); none: Gaussian latents."""
+    fold: int = 2
+    """Pixels of a side that are folded into channels, 2 or 4 but less than `space`: with 4 a step costs less."""
     hidden: int = 32
     """Channels at the largest size, twice as many at each halving: most of a step's cost."""
     pixel: PixelLoss = "mse"
@@ -92,6 +94,8 @@ class VideoVAEConfig(FamilyConfig):
             raise ValueError(
                 f"video-vae: space must be 4, 8 or 16 and time 1, 2 or 4, not {self.space} and {self.time}"
             )
+        if self.fold not in (2, 4) or self.fold >= self.space:
+            raise ValueError(f"video-vae: fold must be 2 or 4 and less than space, not {self.fold}")
         if min(self.channels, self.hidden, self.ndf) < 1 or any(level < 3 for level in self.levels):
             raise ValueError("video-vae: channels, hidden and ndf must be at least 1, levels at least 3")
         if min(self.gradient, self.perceptual_weight, self.kl, self.adversarial, self.penalty) < 0:
@@ -131,21 +135,22 @@ class VideoVAEConfig(FamilyConfig):
     @property
     def widths(self) -> list[int]:
         """Channels at each size, the largest first."""
-        return [self.hidden * 2**halvings for halvings in range((self.space // PATCH).bit_length())]
+        return [self.hidden * 2**halvings for halvings in range((self.space // self.fold).bit_length())]
 
 
 class Block(nn.Module):
-    """A residual block: a convolution over time and space, and one over space."""
+    """A residual block: a convolution over time and space, or if `apart` over space alone, and one over space."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, apart: bool = False) -> None:
         super().__init__()
         self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(channels)])
-        self.causal = CausalConv3d(channels, channels)
-        self.spatial = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
+        self.first = _spatial(channels, channels) if apart else CausalConv3d(channels, channels)
+        self.second = _spatial(channels, channels)
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        change = self.causal(F.silu(self.norms[0](x)), past)
-        return x + self.spatial(F.silu(self.norms[1](change)))
+        change = F.silu(self.norms[0](x))
+        change = self.first(change, past) if isinstance(self.first, CausalConv3d) else self.first(change)
+        return x + self.second(F.silu(self.norms[1](change)))
 
 
 class Blocks(nn.ModuleList):
@@ -162,19 +167,22 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VideoVAEConfig, outputs: int) -> None:
         super().__init__()
-        widths, self.time = config.widths, config.time
-        self.first = CausalConv3d(3 * config.time * PATCH**2, widths[0])
+        (largest, *widths), self.time, self.fold = config.widths, config.time, config.fold
+        self.first = _spatial(3 * config.fold**2, largest)
+        self.apart = Blocks(Block(largest, apart=True) for _ in range(ENCODER))
+        grouped = [config.time * largest, *widths]
+        self.down = nn.ModuleList(_spatial(i, o, 2) for i, o in pairwise(grouped))
         self.blocks = nn.ModuleList(Blocks(Block(width) for _ in range(ENCODER)) for width in widths)
-        self.down = nn.ModuleList(nn.Conv3d(i, o, (1, 3, 3), (1, 2, 2), (0, 1, 1)) for i, o in pairwise(widths))
         self.last = nn.Sequential(ChannelNorm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], outputs, 1))
 
     def forward(self, frames: Tensor, past: Past) -> Tensor:
+        folded = rearrange(frames, "b t c (h p) (w q) -> b t h w (p q c)", p=self.fold, q=self.fold)
+        x = self.apart(self.first(folded.movedim(-1, 1)), past)
         if past.begins:
-            frames = torch.cat([*[frames[:, :1]] * (self.time - 1), frames], 1)
-        folded = rearrange(frames, "b (l t) c (h p) (w q) -> b l h w (t p q c)", t=self.time, p=PATCH, q=PATCH)
-        x = self.first(folded.movedim(-1, 1), past)
-        for blocks, down in zip(self.blocks, [*self.down, nn.Identity()], strict=True):
-            x = down(blocks(x, past))
+            x = torch.cat([*[x[:, :, :1]] * (self.time - 1), x], 2)
+        x = rearrange(x, "b c (l t) h w -> b l h w (t c)", t=self.time).movedim(-1, 1)
+        for down, blocks in zip(self.down, self.blocks, strict=True):
+            x = blocks(down(x), past)
         return self.last(x).transpose(1, 2)
 
 
@@ -183,21 +191,26 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VideoVAEConfig, channels: int) -> None:
         super().__init__()
-        widths, self.time = config.widths[::-1], config.time
+        (largest, *widths), self.time, self.fold = config.widths, config.time, config.fold
+        widths.reverse()
         self.first = CausalConv3d(channels, widths[0])
         self.blocks = nn.ModuleList(Blocks(Block(width) for _ in range(DECODER)) for width in widths)
-        self.up = nn.ModuleList(nn.Conv3d(i, 4 * o, (1, 3, 3), padding=(0, 1, 1)) for i, o in pairwise(widths))
-        out = nn.Conv3d(widths[-1], 3 * config.time * PATCH**2, (1, 3, 3), padding=(0, 1, 1))
-        self.last = nn.Sequential(ChannelNorm(widths[-1]), nn.SiLU(), out)
+        self.up = nn.ModuleList(_spatial(i, 4 * o) for i, o in pairwise([*widths, config.time * largest]))
+        self.apart = Blocks(Block(largest, apart=True) for _ in range(DECODER))
+        self.last = nn.Sequential(ChannelNorm(largest), nn.SiLU(), _spatial(largest, 3 * config.fold**2))
 
     def forward(self, latents: Tensor, past: Past) -> Tensor:
         x = self.first(latents.transpose(1, 2), past)
-        for blocks, up in zip(self.blocks, [*self.up, None], strict=True):
-            x = blocks(x, past)
-            if up is not None:  # channels last, as they are in memory
-                x = rearrange(up(x), "b (p q c) l h w -> b l (h p) (w q) c", p=2, q=2).movedim(-1, 1)
-        frames = rearrange(self.last(x), "b (t p q c) l h w -> b (l t) c (h p) (w q)", t=self.time, p=PATCH, q=PATCH)
-        return frames[:, self.time - 1 :] if past.begins else frames
+        for blocks, up in zip(self.blocks, self.up, strict=True):  # channels last, as they are in memory
+            x = rearrange(up(blocks(x, past)), "b (p q c) l h w -> b l (h p) (w q) c", p=2, q=2).movedim(-1, 1)
+        x = rearrange(x, "b (t c) l h w -> b (l t) h w c", t=self.time).movedim(-1, 1)
+        x = self.apart(x[:, :, self.time - 1 :] if past.begins else x, past)
+        return rearrange(self.last(x), "b (p q c) t h w -> b t c (h p) (w q)", p=self.fold, q=self.fold)
+
+
+def _spatial(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
+    """A convolution of 3x3 pixels of each time."""
+    return nn.Conv3d(inputs, outputs, (1, 3, 3), (1, stride, stride), (0, 1, 1))
 
 
 class Standardised(nn.BatchNorm3d):

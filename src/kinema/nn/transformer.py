@@ -23,8 +23,9 @@ Caches = tuple[Cache | None, ...]  # one a block; inside a frame there is nothin
 class Block(nn.Module):
     """Attention and an MLP, each normalised first and added to what it is given.
 
-    If `conditioned`, the condition shifts and scales what both are given and gates what they add. In a `Transformer`
-    the gates start at zero, and so the block as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2). If
+    If `conditioned`, the condition shifts and scales what both are given and gates what they add: six vectors that all
+    blocks of a `Transformer` share, to which each adds its own (adaLN-single: PixArt-alpha, arXiv 2310.00426, section
+    2.3). All start at zero, and so the block as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2). If
     `crossed`, tokens attend to a context between the two, such as the words of a text.
     """
 
@@ -39,7 +40,7 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         # GELU by the error function: on a CPU the one by tanh is three times slower in bfloat16
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.modulation = nn.Linear(width, 6 * width) if conditioned else None
+        self.modulation = nn.Parameter(torch.zeros(6 * width)) if conditioned else None
 
     def forward(
         self,
@@ -47,16 +48,16 @@ class Block(nn.Module):
         table: Float[Tensor, "2 N pairs"],
         mask: Mask = None,
         frames: int = 1,
-        condition: Float[Tensor, "B G D"] | None = None,
+        modulation: Float[Tensor, "B G 6*D"] | None = None,
         cache: Cache | None = None,
         context: Context | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Cache | None]:
-        """The tokens after the block; see `Transformer` for the condition and `Attention` for the rest."""
-        if self.modulation is None:
+        """The tokens after the block; see `Transformer` for the modulation and `Attention` for the rest."""
+        if self.modulation is None or modulation is None:
             change, cache = self.attention(self.norm(x), table, mask, frames, cache)
             x = self._crossed(x + change, context)
             return x + self.mlp(self.mlp_norm(x)), cache
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(condition).chunk(6, -1)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (modulation + self.modulation).chunk(6, -1)
         change, cache = self.attention(_modulated(self.norm(x), shift, scale), table, mask, frames, cache)
         x = self._crossed(x + _gated(change, gate), context)
         return x + _gated(self.mlp(_modulated(self.mlp_norm(x), mlp_shift, mlp_scale)), mlp_gate), cache
@@ -101,7 +102,7 @@ class Transformer(nn.Module):
         self.overs: list[Over] = [turns[i % len(turns)] for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, over, conditioned, crossed) for over in self.overs)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
-        self.modulation = nn.Linear(width, 2 * width) if conditioned else None
+        self.modulation = nn.Linear(width, 8 * width) if conditioned else None  # of the blocks, and of the last norm
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -165,16 +166,17 @@ class Transformer(nn.Module):
             "space": None,
             "time": "causal" if self.causal else None,
         }
-        if condition is not None:
-            condition = F.silu(condition)
+        each = last = None
+        if self.modulation is not None:
+            each, last = self.modulation(F.silu(condition)).split((6 * x.shape[2], 2 * x.shape[2]), -1)
         x, after = x.float(), []  # what blocks add up, from which bfloat16 would drop small changes
         for block, over, cache in zip(self.blocks, self.overs, caches, strict=True):
             assert over == "all" or frames is not None, "factorised attention has to know how many frames there are"
-            x, cache = block(x, table, masks[over], frames or 1, condition, cache, context)
+            x, cache = block(x, table, masks[over], frames or 1, each, cache, context)
             after.append(cache)
         x = self.norm(x)
-        if self.modulation is not None:
-            x = _modulated(x, *self.modulation(condition).chunk(2, -1))
+        if last is not None:
+            x = _modulated(x, *last.chunk(2, -1))
         return x, tuple(after)
 
     def _mask(self, times: Real[Tensor, " N"], frames: int | None, past: int) -> Mask:

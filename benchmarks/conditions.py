@@ -1,0 +1,232 @@
+"""What sound or actions are worth to a model of a folder of clips: prediction of held-out clips with the right ones,
+with those of another clip, and with none.
+
+    python benchmarks/conditions.py ../shared/data/robot_g1_pick --told actions --minutes 4 8 --out out/robot
+    python benchmarks/conditions.py ../shared/data/licence_unknown/driving_sim_actions --told actions --last \\
+        --minutes 4 8 --out out/driving
+    python benchmarks/conditions.py ../shared/data/grid_talking_face --told audio --crop 40 50 64 64 \\
+        --mouth 22 42 40 54 --minutes 5 14 --out out/face
+
+A fifth of the files is held out: of a shuffled list, or with --last those at the end, where files follow each other. A
+codec is trained on the others for the first number of --minutes and latent-dit on its latents for the second. Of each
+held-out clip a window's first two latents' frames are given (5 of 17), and the rest is predicted: PSNR against the
+truth, beside that of the codec itself and of the last given frame standing still. Differences are of the same windows
+and seeds, with bootstrap intervals over clips.
+
+Actions come from a folder's metadata, or from an `actions.npz` beside it: an array `action_N` for each clip's number N,
+or one `action` [clips, T, A]. --crop cuts X Y WIDTH HEIGHT out of every frame first. --mouth X X Y Y is the box, in a
+crop's pixels, in which dark is an open mouth: how well its area goes with the sound's energy over a clip's new frames
+(correlation) with the sound that was given and with another clip's, and in the true frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+from runs import trained
+from torch import Tensor
+
+from kinema.commands.sample import write_sheet
+from kinema.conditions.audio import RATE
+from kinema.data.clips import Source, open_source
+from kinema.data.folder import ClipFile, scan
+from kinema.data.video import frame_rate, read_audio, read_frames
+from kinema.data.write import contact_sheet, to_uint8, write_video
+from kinema.metrics.bootstrap import mean_interval
+from kinema.metrics.paired import psnr
+from kinema.presets import preset
+from kinema.sample import Model, stream
+from kinema.types import Batch, Conditions, Noise
+
+FRAMES, SIDE, GROUP = 17, 64, 4
+GIVEN = 1 + GROUP
+HELD_OUT = 2**42  # the seed of measured windows: no run's own
+AT_ONCE = 16
+SHOWN = 6  # clips on a sheet
+DARK = 70  # brightness of 255 below which a pixel in the mouth's box is the inside of a mouth
+
+
+def prepared(folder: Path, out: Path, last: bool, crop: list[int] | None) -> tuple[Path, Path]:
+    """Folders of the clips to train on and of those held out, cropped, with their actions."""
+    found = scan(folder).clips
+    if len(found) < 10:
+        raise SystemExit(f"{folder}: {len(found)} clips cannot be split: put 10 or more there")
+    order = np.arange(len(found)) if last else np.random.default_rng(0).permutation(len(found))
+    places = out / "seen", out / "held-out"
+    for place, numbers in zip(places, np.split(order, [len(found) - len(found) // 5]), strict=True):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        rows = []
+        for number in sorted(numbers):
+            clip = found[number]
+            name = f"{number:05d}.mp4"
+            if crop:
+                x, y, width, height = crop
+                frames = np.stack([frame[y : y + height, x : x + width] for frame in read_frames(clip.path)])
+                write_video(place / name, frames, frame_rate(clip.path), read_audio(clip.path, RATE))
+            else:
+                (place / name).symlink_to(clip.path.resolve())
+            row = {"file_name": name}
+            if (actions := actions_of(clip, number, folder)) is not None:
+                np.save(place / f"{number:05d}.npy", actions)
+                row["actions"] = f"{number:05d}.npy"
+            rows.append(json.dumps(row))
+        (place / "metadata.jsonl").write_text("\n".join(rows) + "\n")
+    return places
+
+
+def actions_of(clip: ClipFile, number: int, folder: Path) -> np.ndarray | None:
+    """The actions of a clip, from wherever they are."""
+    if clip.actions is not None:
+        return np.load(clip.actions)
+    if not (folder / "actions.npz").exists():
+        return None
+    arrays = np.load(folder / "actions.npz")
+    return arrays["action"][number] if "action" in arrays else arrays[f"action_{clip.path.stem.split('_')[-1]}"]
+
+
+def models(seen: Path, out: Path, arguments: argparse.Namespace) -> Model:
+    """The trained model of the folder."""
+    data = {"source": str(seen), "frames": FRAMES, "height": SIDE, "width": SIDE, "cache": str(out / "cache")}
+    coding, denoising = arguments.minutes
+    codec = preset("video-vae", "sprites").changed(data=data, train={"minutes": coding})
+    trained(codec, out / "codec")
+    data |= {"audio": arguments.told == "audio", "latents": arguments.latents}
+    dit = preset("latent-dit", "sprites").changed(
+        data=data,
+        family={"codec": str(out / "codec"), "depth": 6},
+        train={"minutes": denoising, "average": 0.998, "compile": False},
+    )
+    return trained(dit, out / "dit")
+
+
+def windows(source: Source, count: int) -> Batch:
+    """So many windows of the held-out clips."""
+    return source.batch(0, count, seed=HELD_OUT)
+
+
+def predicted(model: Model, frames: Tensor, told: Conditions) -> Float[Tensor, "N T 3 H W"]:
+    """What the model makes of the first frames, seeds from 0 on."""
+    parts: list[Tensor] = []
+    for first in range(0, len(frames), AT_ONCE):
+        some = slice(first, min(first + AT_ONCE, len(frames)))
+        given, noise = told[some].beginning(frames[some, :GIVEN]), Noise(tuple(range(some.start, some.stop)))
+        parts.append(torch.cat([*stream(model.family, model.run, noise, FRAMES, given)], 1).cpu())
+    return torch.cat(parts)
+
+
+def opening(frames: Float[Tensor, "N T 3 H W"], box: list[int]) -> Float[np.ndarray, "N T"]:
+    """The share of dark pixels in the mouth's box."""
+    left, right, top, bottom = box
+    grey = to_uint8(frames)[:, :, top:bottom, left:right].astype(np.float32).mean(-1)
+    return np.clip((DARK + 20 - grey) / 40, 0, 1).mean((2, 3))
+
+
+def energy(audio: Float[Tensor, "N samples"]) -> Float[np.ndarray, "N T"]:
+    """The logarithm of the sound's energy in the time of each frame."""
+    edges = np.linspace(0, audio.shape[1], FRAMES + 1).round().astype(int)
+    parts = [audio[:, a:b].square().mean(1) for a, b in pairwise(edges)]
+    return np.log10(torch.stack(parts, 1).numpy() + 1e-5)
+
+
+def together(x: np.ndarray, y: np.ndarray) -> Iterator[float]:
+    """The correlation over the new frames of each clip in which both change."""
+    for a, b in zip(x[:, GIVEN:], y[:, GIVEN:], strict=True):
+        if a.std() > 1e-4 and b.std() > 0.2:
+            yield float(np.corrcoef(a, b)[0, 1])
+
+
+def waveforms(audio: Float[Tensor, "N samples"], width: int, height: int = 40) -> np.ndarray:
+    """A picture of each sound, as wide as its frames."""
+    images = []
+    for sound in audio.numpy():
+        image = Image.new("RGB", (width, height), (20, 20, 20))
+        peaks = [np.abs(part).max() for part in np.array_split(sound, width)]
+        for x, peak in enumerate(peaks):
+            tall = min(1.0, 2 * float(peak)) * height / 2
+            ImageDraw.Draw(image).line((x, height / 2 - tall, x, height / 2 + tall), fill=(120, 200, 120))
+        images.append(np.asarray(image))
+    return np.stack(images)
+
+
+def main() -> None:
+    """Prepare, train, measure, print the tables, write the sheet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--told", choices=("audio", "actions"), required=True, help="what the model is told")
+    parser.add_argument("--minutes", type=float, nargs=2, default=(4.0, 8.0), help="of the codec, and of latent-dit")
+    parser.add_argument("--latents", type=int, default=3000, help="windows that are encoded once (%(default)s)")
+    parser.add_argument("--windows", type=int, default=96, help="of held-out clips (%(default)s)")
+    parser.add_argument("--last", action="store_true", help="hold out the last files, not any")
+    parser.add_argument("--crop", type=int, nargs=4, metavar=("X", "Y", "WIDTH", "HEIGHT"))
+    parser.add_argument("--mouth", type=int, nargs=4, metavar=("LEFT", "RIGHT", "TOP", "BOTTOM"))
+    parser.add_argument("--out", type=Path, default=Path("out/conditions"))
+    arguments = parser.parse_args()
+
+    seen, held_out = prepared(arguments.folder, arguments.out, arguments.last, arguments.crop)
+    model = models(seen, arguments.out, arguments)
+    data = replace(model.experiment.data, source=str(held_out), latents=0)
+    real = windows(open_source(data), arguments.windows)
+    name = arguments.told
+    own = getattr(real.given, name)
+    told = {
+        "its own": Conditions(**{name: own}),
+        "another clip's": Conditions(**{name: own.roll(len(own) // 2, 0)}),
+        "none": Conditions(),
+    }
+    made = {which: predicted(model, real.frames, given) for which, given in told.items()}
+    codec = model.family.codec
+    assert codec is not None
+    with torch.inference_mode(), model.run.autocast():
+        coded = torch.cat([codec.decode(codec.encode(part)[0])[0].float() for part in real.frames.split(AT_ONCE)])
+    made["the codec itself"] = coded
+    made["the last given frame"] = real.frames[:, [GIVEN - 1] * FRAMES]
+    near = {which: psnr(frames, real.frames)[:, GIVEN:].mean(1) for which, frames in made.items()}
+    table = Table(name, "PSNR", "95 %", "own less this", "95 %", title=f"{arguments.folder.name}: held-out prediction")
+    for which, values in near.items():
+        mean, low, high = mean_interval(values)
+        better, least, most = mean_interval(near["its own"] - values)
+        cells = ["-", "-"] if which == "its own" else [f"{better:.2f}", f"{least:.2f} to {most:.2f}"]
+        table.add_row(which, f"{mean:.2f}", f"{low:.2f} to {high:.2f}", *cells)
+    console = Console(width=110)
+    console.print(table)
+    if arguments.mouth and real.given.audio is not None:
+        heard, other = energy(own), energy(own.roll(len(own) // 2, 0))
+        table = Table("mouth of", "and sound", "clips", "correlation", "95 %", title="Mouth and sound")
+        for which, frames, said, sound in (
+            ("true frames", real.frames, "its own", heard),
+            ("true frames", real.frames, "another clip's", other),
+            ("made with its own", made["its own"], "its own", heard),
+            ("made with its own", made["its own"], "another clip's", other),
+            ("made with another's", made["another clip's"], "that other's", other),
+            ("made without", made["none"], "its own", heard),
+        ):
+            values = torch.tensor([*together(opening(frames, arguments.mouth), sound)])
+            mean, low, high = mean_interval(values)
+            table.add_row(which, said, f"{len(values)}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+        console.print(table)
+    shown = ("true", real.frames), ("its own", made["its own"]), ("another's", made["another clip's"])
+    rows, labels = torch.stack([frames[:SHOWN] for _, frames in shown], 1).flatten(0, 1), [s for s, _ in shown]
+    sheet = contact_sheet(to_uint8(rows), columns=FRAMES if arguments.mouth else 9, labels=labels * SHOWN)
+    if name == "audio":  # a waveform under each clip's rows
+        parts = np.array_split(sheet, SHOWN)
+        waves = waveforms(own[:SHOWN], sheet.shape[1] - 70)
+        waves = np.pad(waves, ((0, 0), (0, 0), (70, 0), (0, 0)))
+        sheet = np.concatenate([x for pair in zip(parts, waves, strict=True) for x in pair])
+    print(write_sheet(arguments.out / "sheet.png", sheet))
+
+
+if __name__ == "__main__":
+    main()
