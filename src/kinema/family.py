@@ -181,18 +181,19 @@ class Codec(Family):
 
     def given(
         self, known: Float[Tensor, "B t 3 H W"], mask: Bool[Tensor, "B t 1 H W"]
-    ) -> tuple[Float[Tensor, "B L C h w"], Bool[Tensor, "B L h w"]]:
-        """The latents of videos of which `known` is given where `mask` is true, t at least 1, and which are given.
+    ) -> tuple[Float[Tensor, "B L C h w"], Float[Tensor, "B L h w"]]:
+        """The latents of videos of which `known` is given where `mask` is true, t at least 1, and how much of each is.
 
-        A latent is given where all the pixels of all the frames that it stands for are; what is not given is filled in
-        with what is known of its place at other times, as a latent knows its surroundings too.
+        That is the share of given pixels in all the frames that a latent stands for: at 1 it is what it would be. What
+        is not given is filled in with what is known of its place at the nearest time, as a latent knows its
+        surroundings too.
         """
         latents = torch.cat(list(self.encoded(filled(known, mask).split(CHUNK * self.time, 1))), 1)
         whole = mask.new_zeros(len(mask), latents.shape[1] * self.time, *mask.shape[2:])
         whole[:, : self.time] = mask[:, :1]  # the first frame is a group of its own
         whole[:, self.time : self.time + mask.shape[1] - 1] = mask[:, 1:]
         sizes = {"t": self.time, "p": self.space, "q": self.space}
-        return latents, rearrange(whole, "b (l t) 1 (h p) (w q) -> b l h w (t p q)", **sizes).all(-1)
+        return latents, rearrange(whole, "b (l t) 1 (h p) (w q) -> b l h w (t p q)", **sizes).float().mean(-1)
 
     def decoded(self, latents: Iterable[Tensor], frames: int) -> Iterator[Float[Tensor, "B t 3 H W"]]:
         """Yield the `frames` frames of videos whose latents come in chunks [B, l, C, h, w]; what fills up is cut."""

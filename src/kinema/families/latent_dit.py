@@ -43,6 +43,7 @@ from kinema.types import Batch, Conditions, Noise
 __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
 CONTEXT = 0.2  # the highest noise level of given frames that are noised
+PARTLY = 0.6  # the noise level at which drawing begins of latents of which some frames are given
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
 UNHEARD = 0.75  # of sounds and of actions that are left out, as they may say all that a text would
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
@@ -322,17 +323,19 @@ class LatentDiT(Family):
         """Yield the clips window by window, with what is given where it is.
 
         In pixels the known ones come back as they are. A codec's latents are given where all the pixels that they are
-        of are known, and these come back as the codec codes them; where only some are known, none count. A window knows
-        only what is given in it: to go towards what is given later, ask for no more frames than a window has.
+        of are known, and these come back as the codec codes them. Where only some frames of a group are known, drawing
+        begins at the group in which they stand still, under noise (SDEdit: Meng et al. 2021, arXiv 2108.01073); where
+        only some of the pixels are, they do not count. A window knows only what is given in it: to go towards what is
+        given later, ask for no more frames than a window has.
         """
         self.refuse_unusable(given)
         device = next(self.generator.parameters()).device
-        known, cells = self._known(given, len(noise), device)
+        known, share = self._known(given, len(noise), device)
         heard = self._heard(given, frames, noise, device)
         if self.codec is None:
-            yield from self._windows(frames, known, cells, heard, noise)
+            yield from self._windows(frames, known, share, heard, noise)
         else:
-            windows = self._windows(self.codec.length(frames), known, cells, heard, noise)
+            windows = self._windows(self.codec.length(frames), known, share, heard, noise)
             yield from self.codec.decoded(windows, frames)
 
     @torch.no_grad()
@@ -353,21 +356,21 @@ class LatentDiT(Family):
         return heard
 
     def _known(self, given: Conditions, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The latents of the given frames [B, l, C, h, w], and which of them are given [B, l, 1, h, w]."""
+        """The latents of the given frames [B, l, C, h, w], and how much of each is given [B, l, 1, h, w]."""
         known, mask = known_pixels("LatentDiT", given, clips, *self.config.filled("height", "width"))
         known, mask, codec = known.to(device), mask.to(device), self.codec
         if codec is None:
-            return torch.where(mask, known, 0), mask
+            return torch.where(mask, known, 0), mask.float()
         if not known.shape[1]:
             empty = torch.empty(clips, 0, *self.config.latents[1:], device=device)
-            return empty, empty[:, :, :1].bool()
-        latents, cells = codec.given(known, mask)
-        return latents, cells[:, :, None]
+            return empty, empty[:, :, :1]
+        latents, share = codec.given(known, mask)
+        return latents, share[:, :, None]
 
     def _windows(
-        self, length: int, known: Tensor, cells: Tensor, heard: list[tuple[float, Heard]], noise: Noise
+        self, length: int, known: Tensor, share: Tensor, heard: list[tuple[float, Heard]], noise: Noise
     ) -> Iterator[Tensor]:
-        """Yield the latents of videos, `length` in time, of which those in `cells` are `known`.
+        """Yield the latents of videos, `length` in time, of which `known` is given as far as `share` says.
 
         Each window begins with the last latents of the one before; all are drawn whole, however many are asked for.
         """
@@ -377,20 +380,24 @@ class LatentDiT(Family):
         while done < length:
             begin, size = (done - overlap, self.inside) if done else (0, self.length)
             now = [(scale, every.cut(begin // time, size // time)) for scale, every in heard]
-            window = self._draw(context, _cut(known, begin, size), _cut(cells, begin, size), now, noise)
+            window = self._draw(context, _cut(known, begin, size), _cut(share, begin, size), now, noise)
             yield window[:, done - begin :][:, : length - done]
             context, done = window[:, -overlap:], begin + size
 
     def _draw(
-        self, context: Tensor, known: Tensor, cells: Tensor, heard: list[tuple[float, Heard]], noise: Noise
+        self, context: Tensor, known: Tensor, share: Tensor, heard: list[tuple[float, Heard]], noise: Noise
     ) -> Tensor:
-        """A window [B, L, C, h, w] that begins with the latents of `context` and has the `known` ones in `cells`."""
+        """A window [B, L, C, h, w] that begins with the latents of `context` and has the `known` ones, by `share`."""
         config, sampling, overlap = self.config, self.sampling, context.shape[1]
+        cells, least = share == 1, share.flatten(2).amin(2)
+        partly = whole(((least > 0) & (least < 1))[:, :, None, None, None], config.patch[0])  # [B, L]
+        partly[:, :overlap] = False
         alone = self.grouped and not overlap
         clean = torch.cat([context, known[:, overlap:]], 1)
         if not sampling.context_noise:
             cells = torch.cat([torch.ones_like(cells[:, :overlap]), cells[:, overlap:]], 1)
         levels = flow.times(sampling.steps, config.shift)[:, None, None].repeat(1, *clean.shape[:2]).to(clean.device)
+        levels = torch.where(partly, levels.clamp(max=PARTLY), levels)
         levels[:, :, :overlap] = sampling.context_noise
         levels = levels.masked_fill(whole(cells, config.patch[0]), 0)  # [steps + 1, B, L]
 
@@ -406,6 +413,7 @@ class LatentDiT(Family):
         x = fresh()
         noised = flow.noised(config.path, context, x[:, :overlap], levels.new_full((), sampling.context_noise))
         x = torch.cat([noised, x[:, overlap:]], 1)
+        x = torch.where(partly[:, :, None, None, None], flow.noised(config.path, clean, x, levels[0]), x)
         x = flow.solve(sampling.solver, denoise, x, levels, config.path, fresh)
         x = torch.where(cells, clean, torch.cat([context, x[:, overlap:]], 1))
         return x.clamp(-1, 1) if self.codec is None else x

@@ -329,8 +329,8 @@ class TokenTransformer(Family):
             known, mask = known[:, :count], mask[:, :count]
         if not known.shape[1]:
             return torch.empty(clips, 0, height * width, dtype=torch.int64, device=device)
-        latents, cells = codec.given(known.to(device), mask.to(device))
-        return self.generator.network.fsq.tokens(latents).where(cells, -1).flatten(2)
+        latents, share = codec.given(known.to(device), mask.to(device))
+        return self.generator.network.fsq.tokens(latents).where(share == 1, -1).flatten(2)
 
     def _narrowed(self, logits: Float[Tensor, "K *n V"]) -> Float[Tensor, "B *n V"]:
         """Logits that tokens are drawn by: with guidance, away from those told nothing (arXiv 2207.12598, eq. 6)."""

@@ -82,6 +82,9 @@ class VideoVAEConfig(FamilyConfig):
     """Weight of the perceptual loss."""
     kl: float = 1e-4
     """Weight of a Gaussian latent's divergence from the prior, a mean over its values."""
+    noise: float = 0.0
+    """The most that Gaussian latents are noised by before they are decoded in training, each clip's by a part of it, so
+    that what another family models not quite right is still drawn whole (Zheng et al. 2025, arXiv 2510.11690)."""
     adversarial: float = 0.0
     """Weight of the loss against a critic of clips (0: no critic), which sharpens what is left blurred."""
     ndf: int = 16
@@ -98,8 +101,10 @@ class VideoVAEConfig(FamilyConfig):
             raise ValueError(f"video-vae: fold must be 2 or 4 and less than space, not {self.fold}")
         if min(self.channels, self.hidden, self.ndf) < 1 or any(level < 3 for level in self.levels):
             raise ValueError("video-vae: channels, hidden and ndf must be at least 1, levels at least 3")
-        if min(self.gradient, self.perceptual_weight, self.kl, self.adversarial, self.penalty) < 0:
-            raise ValueError("video-vae: gradient, perceptual_weight, kl, adversarial and penalty must not be negative")
+        if min(self.gradient, self.perceptual_weight, self.kl, self.noise, self.adversarial, self.penalty) < 0:
+            raise ValueError(
+                "video-vae: gradient, perceptual_weight, kl, noise, adversarial and penalty must not be negative"
+            )
 
     def fitted(self, facts: Facts) -> VideoVAEConfig:
         """The configuration for clips of these sizes, whose frames after the first must be whole groups."""
@@ -231,18 +236,22 @@ class Standardised(nn.BatchNorm3d):
 class Gaussian(nn.Module):
     """Latents with a standard normal prior."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, noise: float = 0.0) -> None:
         super().__init__()
-        self.channels, self.reads = channels, 2 * channels
+        self.channels, self.reads, self.noise = channels, 2 * channels, noise
         self.norm = Standardised(channels)
 
     def forward(self, read: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """A draw from the posterior, and its divergence from the prior, the mean over a latent's values in nats."""
         mean, log_variance = read.float().chunk(2, 2)
         mean, log_variance = self.norm(mean), (log_variance - NARROW).clamp(-20, 10)
+        variance = log_variance.exp()
+        kl = (mean.square() + variance - 1 - log_variance).mean() / 2
+        if self.noise:
+            more = torch.rand(len(mean), 1, 1, 1, 1, generator=generator, device=mean.device)
+            variance = variance + (self.noise * more).square()
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        return mean + (log_variance / 2).exp() * noise, {"kl": kl}
+        return mean + variance.sqrt() * noise, {"kl": kl}
 
     def code(self, read: Tensor) -> Tensor:
         """The posterior's mean."""
@@ -279,7 +288,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
-        self.bottleneck = Quantized(config.levels) if config.levels else Gaussian(config.channels)
+        self.bottleneck = Quantized(config.levels) if config.levels else Gaussian(config.channels, config.noise)
         self.encoder = Encoder(config, self.bottleneck.reads)
         self.decoder = Decoder(config, self.bottleneck.channels)
 

@@ -47,9 +47,10 @@ def first_known(family: str, given: Conditions, clips: int, height: int, width: 
 
 
 def filled(known: Float[Tensor, "B t 3 H W"], mask: Bool[Tensor, "B t 1 H W"]) -> Float[Tensor, "B t 3 H W"]:
-    """What is not given as it was when it was last given, or else as it first will be, or else grey."""
-    time = torch.arange(mask.shape[1], device=mask.device)[:, None, None, None]
-    last = torch.where(mask, time, -1).cummax(1).values  # [B, t, 1, H, W]
-    first = mask.int().argmax(1, keepdim=True)
-    source = torch.where(last < 0, first, last).expand_as(known)
+    """What is not given as it is at the nearest time at which it is given, of two the earlier, or else grey."""
+    length = mask.shape[1]
+    time = torch.arange(length, device=mask.device)[:, None, None, None]
+    before = torch.where(mask, time, -2 * length).cummax(1).values  # [B, t, 1, H, W]
+    after = torch.where(mask, time, 2 * length).flip(1).cummin(1).values.flip(1)
+    source = torch.where(time - before <= after - time, before, after).clamp(0, length - 1).expand_as(known)
     return known.gather(1, source).where(mask.any(1, keepdim=True), 0)
