@@ -32,7 +32,7 @@ def latent_dit_latent() -> Experiment:
 def latent_dit_sprites() -> Experiment:
     """The model that ships: the sprite world, 64x64, 17 frames as latents of video-vae's "sprites" in runs/codec."""
     family = LatentDiTConfig(codec="runs/codec", patch=(1, 2), hidden=256, depth=7, shift=3.0)
-    train = replace(_denoising(), batch=32, average=0.9995, compile=True)
+    train = replace(_denoising(), batch=48, optimizer="muon", lr=2e-3, average=0.999, compile=True)
     return Experiment(family, DataConfig("sprites", frames=17, latents=64_000), train)
 
 
@@ -135,7 +135,7 @@ def video_vae_cpu() -> Experiment:
 
 def video_vae_sprites() -> Experiment:
     """The codec of the model that ships, half as dear a step as "cpu": the sprite world, 17 frames as 5x8x8 latents."""
-    family = VideoVAEConfig(fold=4, hidden=48)
+    family = VideoVAEConfig(fold=4, hidden=48, noise=0.4)
     return Experiment(family, DataConfig("sprites", frames=17), replace(video_vae_cpu().train, batch=4))
 
 

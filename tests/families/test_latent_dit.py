@@ -387,6 +387,18 @@ def test_a_run_begins_with_the_weights_of_its_codec_and_keeps_them(codec: str) -
     assert not run.family.codec.training and run.family.generator.get_submodule("network").training
 
 
+def test_a_codec_may_come_from_a_model_with_one_in_it(codec: str, tmp_path: Path) -> None:
+    run = trainer(codec)
+    run.begin()
+    checkpoint.save_step(tmp_path, run.state())
+    other = trainer(str(tmp_path))
+    other.begin()
+    assert run.family.codec is not None and other.family.codec is not None
+    assert other.family.codec.config == run.family.codec.config
+    weights = other.family.codec.generator.state_dict()
+    torch.testing.assert_close(weights, checkpoint.load_generator(codec)[1], rtol=0, atol=0)
+
+
 def test_a_checkpoint_is_complete_without_the_codecs_run(codec: str, tmp_path: Path) -> None:
     copy = shutil.copytree(codec, tmp_path / "codec")
     run = trainer(str(copy))

@@ -105,7 +105,7 @@ class LatentDiTConfig(FamilyConfig):
     hears: float | None = None
     """Frames a second of clips with sound; taken from the clips, 0 without sound."""
     codec: str | None = None
-    """A run of video-vae whose latents are modelled; None: pixels are."""
+    """A run of video-vae whose latents are modelled, or a model with such a codec in it; None: pixels are."""
     coded: Annotated[VideoVAEConfig | None, tyro.conf.Suppress] = None
     """The codec's configuration; taken from its run."""
     patch: tuple[int, int] = (1, 1)

@@ -41,12 +41,14 @@ from kinema.nn.known import first_known
 from kinema.nn.perceptual import perceptual_loss
 from kinema.nn.reconstruction import PixelLoss, gradient_difference, pixel_loss
 from kinema.types import Batch, Conditions, Noise
+from kinema.weights import shipped
 
 __all__ = ["VideoVAE", "VideoVAEConfig"]
 
 ENCODER, DECODER = 1, 2  # blocks at each size
 CHUNK = 4  # latents in time that `generate` works on: memory stays the same however long the clip
 NARROW = 6.0  # that a log-variance begins below the prior's, whose noise would hide what latents begin to tell
+INNER = "codec.generator."  # before the names of a codec's weights in a model that has one in it
 FOLLOW = 0.05  # of each training step in the latents' mean and variance
 
 
@@ -127,12 +129,14 @@ class VideoVAEConfig(FamilyConfig):
 
     @staticmethod
     def of(path: str, facts: Facts) -> VideoVAEConfig:
-        """The configuration of a trained codec, a run's folder or a checkpoint, for clips of other sizes too.
+        """The configuration of a trained codec, for clips of other sizes too; raises ValueError where there is none.
 
-        Raises ValueError where there is none, or none for such clips.
+        `path` is a run's folder, a checkpoint, a file or the name of a model that ships: of a codec, or of a model with
+        one in it.
         """
-        family = dict(checkpoint.load_generator(path)[0].get("family", {}))
-        if (name := family.pop("name", None)) != "video-vae":
+        values = checkpoint.load_generator(shipped().get(path, path))[0].get("family", {})
+        family = dict(values.get("coded") or values)
+        if (name := family.pop("name", "video-vae")) != "video-vae":
             raise ValueError(f"{path} holds a model of {name}: a codec is trained with kinema train video-vae")
         config = from_dict(VideoVAEConfig, family, f"{path}: family")
         return replace(config, frames=None, height=None, width=None, perceptual=None).fitted(facts)
@@ -365,8 +369,10 @@ class VideoVAE(Codec):
 
     def load_weights(self, path: str) -> None:
         """Take the weights of a trained codec of this configuration; raises ValueError where they do not fit."""
+        weights = checkpoint.load_generator(shipped().get(path, path))[1]
+        inner = {name.removeprefix(INNER): weight for name, weight in weights.items() if name.startswith(INNER)}
         try:
-            self.generator.load_state_dict(checkpoint.load_generator(path)[1])
+            self.generator.load_state_dict(inner or weights)
         except RuntimeError as error:
             raise ValueError(f"{path}: the codec there is another one now: begin a run with it anew") from error
 
