@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kinema.data.clips import DataConfig
-from kinema.families.latent_dit import LatentDiTConfig
+from kinema.families.latent_dit import LatentDiTConfig, LatentDiTSampling
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.svg_lp import SVGLPConfig
 from kinema.families.tgan import TGANConfig
@@ -31,7 +31,8 @@ def latent_dit_latent() -> Experiment:
 
 def latent_dit_sprites() -> Experiment:
     """The model that ships: the sprite world, 64x64, 17 frames as latents of video-vae's "sprites" in runs/codec."""
-    family = LatentDiTConfig(codec="runs/codec", patch=(1, 2), hidden=256, depth=7, shift=3.0)
+    sampling = LatentDiTSampling(guidance=3.0)
+    family = LatentDiTConfig(codec="runs/codec", patch=(1, 2), hidden=256, depth=7, shift=3.0, sampling=sampling)
     train = replace(_denoising(), batch=48, optimizer="muon", lr=2e-3, average=0.999, compile=True)
     return Experiment(family, DataConfig("sprites", frames=17, latents=64_000), train)
 

@@ -167,7 +167,7 @@ class Transformer(nn.Module):
             "time": "causal" if self.causal else None,
         }
         each = last = None
-        if self.modulation is not None:
+        if self.modulation is not None and condition is not None:
             each, last = self.modulation(F.silu(condition)).split((6 * x.shape[2], 2 * x.shape[2]), -1)
         x, after = x.float(), []  # what blocks add up, from which bfloat16 would drop small changes
         for block, over, cache in zip(self.blocks, self.overs, caches, strict=True):
