@@ -324,3 +324,19 @@ def test_what_is_no_such_codec_is_refused(tmp_path: Path) -> None:
     other = replace(TINY, hidden=8).fitted(facts).build()
     with pytest.raises(ValueError, match="the codec there is another one now"):
         other.load_weights(codec)
+
+
+def test_each_clips_latents_are_noised_by_a_part_of_the_most() -> None:
+    plain, noisy = Gaussian(3), Gaussian(3, noise=0.5)
+    read = torch.cat([torch.randn(64, 2, 3, 4, 8), torch.full((64, 2, 3, 4, 8), -14.0)], 2)  # of small variance
+    (same, kl), (noised, as_before) = (x(read, torch.Generator().manual_seed(0)) for x in (plain, noisy))
+    assert torch.equal(kl["kl"], as_before["kl"])
+    by = (noised - same).flatten(1).std(1)
+    assert 0 < by.min() < 0.1 and 0.4 < by.max() < 0.6
+    torch.testing.assert_close(noisy.eval().code(read), plain.eval().code(read))
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"fold": 4}, "less than space"), ({"noise": -0.1}, "not be neg")])
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **settings)
