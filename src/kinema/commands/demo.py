@@ -49,6 +49,7 @@ def main(words: Sequence[str]) -> None:
     out, model = Path(arguments.out), load(MODEL)
     assert model.facts.fps is not None  # the world states it
     clips = model.clips(Noise(tuple(range(len(PROMPTS)))), text=PROMPTS)
+    out.mkdir(parents=True, exist_ok=True)
     large = clips.repeat(ENLARGED, axis=2).repeat(ENLARGED, axis=3)
     film = tile(large.reshape(-1, COLUMNS, *large.shape[1:]))
     for path in (
