@@ -44,6 +44,7 @@ from kinema.data.clips import Source, open_source
 from kinema.data.folder import ClipFile, scan
 from kinema.data.video import frame_rate, read_audio, read_frames
 from kinema.data.write import contact_sheet, to_uint8, write_video
+from kinema.families.latent_dit import LatentDiTSampling
 from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.paired import psnr
 from kinema.presets import preset
@@ -106,7 +107,11 @@ def models(seen: Path, out: Path, arguments: argparse.Namespace) -> Model:
     data |= {"audio": arguments.told == "audio", "latents": arguments.latents}
     dit = preset("latent-dit", "sprites").changed(
         data=data,
-        family={"codec": str(out / "codec"), "depth": 6},
+        family={
+            "codec": str(out / "codec"),
+            "depth": 6,
+            "sampling": LatentDiTSampling(),
+        },  # there are no words to guide
         train={"minutes": denoising, "average": 0.998, "compile": False},
     )
     return trained(dit, out / "dit")
