@@ -219,8 +219,11 @@ def main() -> None:
             ("made without", made["none"], "its own", heard),
         ):
             values = torch.tensor([*together(opening(frames, arguments.mouth), sound)])
-            mean, low, high = mean_interval(values)
-            table.add_row(which, said, f"{len(values)}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+            cells = ["-", "-"]
+            if len(values) > 1:
+                mean, low, high = mean_interval(values)
+                cells = [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
+            table.add_row(which, said, f"{len(values)}", *cells)
         console.print(table)
     shown = ("true", real.frames), ("its own", made["its own"]), ("another's", made["another clip's"])
     rows, labels = torch.stack([frames[:SHOWN] for _, frames in shown], 1).flatten(0, 1), [s for s, _ in shown]
