@@ -40,7 +40,7 @@ from torch import Tensor
 
 from kinema.commands.sample import write_sheet
 from kinema.conditions.audio import RATE
-from kinema.data.clips import Source, open_source
+from kinema.data.clips import open_source
 from kinema.data.folder import ClipFile, scan
 from kinema.data.video import frame_rate, read_audio, read_frames
 from kinema.data.write import contact_sheet, to_uint8, write_video
@@ -49,7 +49,7 @@ from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.paired import psnr
 from kinema.presets import preset
 from kinema.sample import Model, stream
-from kinema.types import Batch, Conditions, Noise
+from kinema.types import Conditions, Noise
 
 FRAMES, SIDE, GROUP = 17, 64, 4
 GIVEN = 1 + GROUP
@@ -107,19 +107,10 @@ def models(seen: Path, out: Path, arguments: argparse.Namespace) -> Model:
     data |= {"audio": arguments.told == "audio", "latents": arguments.latents}
     dit = preset("latent-dit", "sprites").changed(
         data=data,
-        family={
-            "codec": str(out / "codec"),
-            "depth": 6,
-            "sampling": LatentDiTSampling(),
-        },  # there are no words to guide
+        family={"codec": str(out / "codec"), "depth": 6, "sampling": LatentDiTSampling()},  # no words to guide by
         train={"minutes": denoising, "average": 0.998, "compile": False},
     )
     return trained(dit, out / "dit")
-
-
-def windows(source: Source, count: int) -> Batch:
-    """So many windows of the held-out clips."""
-    return source.batch(0, count, seed=HELD_OUT)
 
 
 def predicted(model: Model, frames: Tensor, told: Conditions) -> Float[Tensor, "N T 3 H W"]:
@@ -183,7 +174,7 @@ def main() -> None:
     seen, held_out = prepared(arguments.folder, arguments.out, arguments.last, arguments.crop)
     model = models(seen, arguments.out, arguments)
     data = replace(model.experiment.data, source=str(held_out), latents=0)
-    real = windows(open_source(data), arguments.windows)
+    real = open_source(data).batch(0, arguments.windows, seed=HELD_OUT)
     name = arguments.told
     own = getattr(real.given, name)
     told = {

@@ -135,7 +135,7 @@ def video_vae_cpu() -> Experiment:
 
 
 def video_vae_sprites() -> Experiment:
-    """The codec of the model that ships, half as dear a step as "cpu": the sprite world, 17 frames as 5x8x8 latents."""
+    """The codec of the model that ships: the sprite world, 17 frames as 5x8x8 latents that forgive some noise."""
     family = VideoVAEConfig(fold=4, hidden=48, noise=0.4)
     return Experiment(family, DataConfig("sprites", frames=17), replace(video_vae_cpu().train, batch=4))
 
