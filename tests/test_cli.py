@@ -72,7 +72,7 @@ def test_help_of_a_command(command, kinema):
     assert "type: ignore" not in out and "MISSING" not in out
     flags = re.findall(r"^│ (?:-\w FILE, )?(--[\w.-]+)", out, re.MULTILINE)
     common = [flag for flag in flags if "." not in flag]
-    assert "--out" in common or command in ("evaluate", "caption", "models")
+    assert "--out" in common or command in ("caption", "models")
     assert flags[: len(common)] == common, "the common flags come first"
 
 
@@ -169,29 +169,6 @@ def test_sample_grid_shares_content_by_row_and_motion_by_column(trained, tmp_pat
     assert grid.shape == (8, 2 * 20 - 4, 3 * 20 - 4, 3)
     assert near(grid[:, 20:36, 40:56], clip)  # row 1 is content 1 + 1, column 2 is motion 1 + 2
     assert (tmp_path / "grid" / "sheet.png").exists()
-
-
-@pytest.mark.parametrize("kind", ["generated", "real", "world"])
-def test_evaluate(kind, trained, clips, tmp_path, kinema):
-    source = {"generated": trained, "real": clips, "world": "shape-motion"}[kind]
-    size = [] if kind == "generated" else ["--data.height", 16, "--data.width", 16]
-    words = ["evaluate", source, "--count", 3, "--frames", 8, "--features", "mean", *size]
-    status, out, err = kinema(*words, "--json", tmp_path / "x.json")
-    assert (status, err) == (0, "")
-    result = json.loads((tmp_path / "x.json").read_text())
-    assert result["kind"] == kind and result["clips"] == 3 and result["size"] == "16x16"
-    assert result["interval95"][0] <= result["value"] <= result["interval95"][1]
-    assert out.startswith(f"ACD {result['value']:.3f} ") and out.count("\n") == 1
-    assert kinema(*words)[1] == out
-
-
-def test_evaluate_counts_no_real_clip_twice(clips, tmp_path, kinema):
-    (clips / "bad.mp4").write_text("not a video")
-    _, _, err = kinema(
-        "evaluate", clips, "--frames", 8, "--features", "mean", "--json", tmp_path / "x.json", *SMALL[2:]
-    )
-    assert json.loads((tmp_path / "x.json").read_text())["clips"] == 3
-    assert err.count("bad.mp4") == 1
 
 
 def test_data_check(make_clip, tmp_path, kinema):
@@ -307,9 +284,12 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
         (["train", "mocogan", "--out", "x", "--steps", "1", *TINY, "--device", "abacus"], "abacus"),
         (["sample"], "MODEL"),
         (["sample", "nowhere", "--out", "out"], "nowhere: no checkpoint there"),
-        (["evaluate", "shape-motion", "--count", "1"], "--count must be at least 2"),
+        (["evaluate", "shape-motion", "--clips", "1"], "1 clip cannot be measured"),
         (["evaluate", "shape-motion", "--features", "smell"], "smell"),
-        (["evaluate", "shape-motion", "--count", "2", "--frames", "1"], "frames"),
+        (["evaluate", "shape-motion", "--clips", "2", "--frames", "1"], "frames"),
+        (["compare", "shape-motion"], "two sources or more"),
+        (["metrics", "audit", "--clips", "40"], "--on"),
+        (["metrics", "audit", "--on", "shape-motion", "--clips", "8"], "give 32 or more"),
     ],
     ids=lambda value: " ".join(value[:5]) if isinstance(value, list) else "",
 )
@@ -395,7 +375,7 @@ def test_a_file_in_the_way(trained, clips, tmp_path, refused):
     assert str(wall) in refused("sample", trained, "--out", wall / "x", "--count", 1)
     assert str(wall) in refused("sample", trained, "--out", wall / "x.gif", "--count", 1)
     assert str(wall) in refused("data", "check", clips, "--out", wall / "x.png", *SMALL)
-    assert str(wall) in refused("evaluate", trained, "--count", 2, "--frames", 4, "--json", wall / "x.json")
+    assert str(wall) in refused("evaluate", trained, "--clips", 2, "--frames", 8, "--out", wall / "x")
     assert "sheet.xyz" in refused("data", "check", clips, "--out", tmp_path / "sheet.xyz", *SMALL)
     images = tmp_path / "taken"
     images.mkdir()

@@ -99,7 +99,7 @@ def test_what_cannot_be_gone_on_from(trained, gan, make_clip, tmp_path, refused)
     says = refused("sample", trained, "--known", clip, "--keep-first", 7, *out)
     assert "6 of the 7 frames" in says and str(clip) in says
     assert "nowhere.mp4" in refused("sample", trained, "--known", tmp_path / "nowhere.mp4", *out)
-    assert "give the first ones" in refused("evaluate", trained, "--count", 2)
+    assert "goes on from frames that it is given" in refused("evaluate", trained, "--clips", 2)
     make_clip("clips/short.mp4", frames=2)
     assert "none of its 1 clips can be used; the first is short.mp4" in refused(
         "sample", trained, "--known", tmp_path / "clips", *out

@@ -15,7 +15,9 @@ COMMANDS = {
     "demo": ("demo", "make clips of a few prompts with the model that ships"),
     "train": ("train", "train a family on a folder of clips"),
     "sample": ("sample", "make clips with a trained model"),
-    "evaluate": ("evaluate", "measure clips, generated or real"),
+    "evaluate": ("evaluate", "measure clips, generated or real, by themselves or against others"),
+    "compare": ("compare", "measure several models or folders by one protocol, as a leaderboard"),
+    "metrics audit": ("metrics", "see which measures tell spoiled clips from good ones"),
     "anomalies": ("anomalies", "score how unexpected each frame of a video is, and mark it"),
     "caption": ("caption", "say what clips show"),
     "models": ("models", "list the models that ship and what each can be given"),
@@ -41,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"kinema {__version__}")
         return 0
-    if words == ["data"] or words[:2] in (["data", "-h"], ["data", "--help"]):
-        words = ["data", "check", "--help"]
+    pairs = {name.split()[0]: name.split() for name in COMMANDS if " " in name}
+    if words[0] in pairs and words[1:2] in ([], ["-h"], ["--help"]):
+        words = [*pairs[words[0]], "--help"]
     name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
     if name is None:
         print(f"kinema: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<12}{summary}" for name, (_, summary) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<15}{summary}" for name, (_, summary) in COMMANDS.items())
     return f"kinema {__version__}: train, sample and measure video generation models\n\ncommands:\n{rows}\n\n{EXAMPLES}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,6 +198,10 @@ def test_the_key_of_a_folder_names_its_clips(make_clip, tmp_path) -> None:
     assert key(latents=8, cache=str(tmp_path / "other")) == first
     assert len({first, key(frames=5), key(height=32), key(flip=True), key(fps=12.5)}) == 5
     os.utime(tmp_path / "set" / "a" / "0.mp4", ns=(1, 1))
+    assert key() == first
+    shutil.copytree(tmp_path / "set", tmp_path / "moved")
+    assert key(source=str(tmp_path / "moved")) == first
+    make_clip("set/a/0.mp4", frames=10)
     changed = key()
     assert changed != first
     (tmp_path / "set" / "metadata.csv").write_text("file_name,caption\na/0.mp4,one\nb/1.mp4,two\n")

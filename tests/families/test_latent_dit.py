@@ -141,6 +141,16 @@ def test_training_gives_frames_at_both_ends_and_regions_of_all() -> None:
     assert not levels[whole].any() and levels[~whole].all()
 
 
+def test_training_gives_less_where_words_matter_more() -> None:
+    usual, less, nothing = (
+        (~tasks(completing=share)[2]).flatten(1).any(1).float().mean().item() for share in (1.0, 0.4, 0.0)
+    )
+    assert 0.4 < usual < 0.55
+    assert less == pytest.approx(0.4 * usual, abs=0.03) and nothing == 0
+    with pytest.raises(ValueError, match=r"completing in \[0, 1\]"):
+        dit(completing=1.5)
+
+
 def test_training_noises_a_clip_as_one_or_each_frame_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for share in ("START", "END", "REGION"):
         monkeypatch.setattr(incomplete, share, 0.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from kinema.conditions.audio import RATE
@@ -144,7 +145,7 @@ class FolderSource:
         told = vocabulary(captions).words if len(set(self._captions)) > 1 else ()  # what is said of all tells nothing
         facts = Facts(config.frames, config.height, config.width, fps, folder.classes)
         self.facts = replace(facts, words=told, actions=columns.pop(), audio=config.audio)
-        known = [(decoded.path.stem, c.label, c.caption) for decoded, c in zip(self._decoded, self.clips, strict=True)]
+        known = [(decoded.content, c.label, c.caption) for decoded, c in zip(self._decoded, self.clips, strict=True)]
         done = [None if decoded.actions is None else decoded.actions.tobytes() for decoded in self._decoded]
         self.key = digest(self.facts, config.flip, known, *(done if self.facts.actions else ()))
 
@@ -157,25 +158,45 @@ class FolderSource:
         """
         config, first = self.config, (step * ranks + rank) * size
         chosen = shuffled(len(self.clips), first, size, seed)
-        frames = np.empty((size, config.frames, 3, config.height, config.width), np.uint8)
         # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
         random = np.random.default_rng((seed, 1, step, rank))
         starts, flips = random.random(size), random.random(size) < 0.5
+        begins = [
+            int(start * (self._decoded[c].shape[0] - config.frames + 1))
+            for c, start in zip(chosen, starts, strict=True)
+        ]
+        return self.read(list(zip(chosen, begins, strict=True)), flips if config.flip else None)
+
+    def content(self, clip: int) -> str:
+        """A hash of the file of the clip of this number."""
+        return self._decoded[clip].content
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """The number of its clip and the first frame of every window, those of a clip one after the other."""
+        step = self.config.frames
+        return [(c, n * step) for c, decoded in enumerate(self._decoded) for n in range(decoded.shape[0] // step)]
+
+    def read(self, windows: Sequence[tuple[int, int]], flips: Bool[np.ndarray, " size"] | None = None) -> Batch:
+        """The windows that begin at these frames of clips of these numbers, mirrored where `flips` says so."""
+        config, size = self.config, len(windows)
+        frames = np.empty((size, config.frames, 3, config.height, config.width), np.uint8)
         actions, sounds = [], []
-        for window, clip, start, flip in zip(frames, chosen, starts, flips, strict=True):
+        for place, (clip, begin) in enumerate(windows):
             decoded = self._decoded[clip]
-            begin = int(start * (decoded.shape[0] - config.frames + 1))
             cut = decoded.read(begin, config.frames)
-            window[:] = rearrange(cut[:, :, ::-1] if config.flip and flip else cut, "t h w c -> t c h w")
+            mirrored = flips is not None and flips[place]
+            frames[place] = rearrange(cut[:, :, ::-1] if mirrored else cut, "t h w c -> t c h w")
             if decoded.actions is not None:
                 actions.append(decoded.actions[begin : begin + config.frames])
             if self.facts.audio and self.facts.fps:
                 sounds.append(decoded.sound(begin / self.facts.fps, config.frames / self.facts.fps))
+        clips = [clip for clip, _ in windows]
         return Batch(
             torch.from_numpy(frames).float().div_(127.5).sub_(1),
             Conditions(
-                text=tuple(self._captions[clip] for clip in chosen) if self._captions else None,
-                label=torch.tensor([self._labels[clip] for clip in chosen]) if self._labels else None,
+                text=tuple(self._captions[clip] for clip in clips) if self._captions else None,
+                label=torch.tensor([self._labels[clip] for clip in clips]) if self._labels else None,
                 audio=torch.from_numpy(np.stack(sounds)) if sounds else None,
                 actions=torch.from_numpy(np.stack(actions)) if actions else None,
             ),
@@ -197,6 +218,7 @@ class _Decoded:
     offset: int  # bytes before the first frame
     shape: tuple[int, int, int, int]  # T H W 3
     fps: float
+    content: str  # a hash of the file
     actions: Float32[np.ndarray, "T A"] | None = None
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
@@ -214,7 +236,7 @@ class _Decoded:
 
 
 class _Cache:
-    """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, beside it a .json with the rate."""
+    """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, beside it a .json with the rest."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
@@ -257,7 +279,8 @@ class _Cache:
         """What is in the cache at `path`; None where there is nothing or not all of it."""
         try:
             frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
-            return _Decoded(path, frames.offset, frames.shape, json.loads(path.with_suffix(".json").read_text())["fps"])
+            beside = json.loads(path.with_suffix(".json").read_text())
+            return _Decoded(path, frames.offset, frames.shape, beside["fps"], beside["content"])
         except (OSError, ValueError, EOFError, KeyError):
             return None
 
@@ -272,7 +295,10 @@ class _Cache:
                 count += 1
             file.seek(0)  # the clip's length is known at its end only
             write_header(file, "|u1", (count, config.height, config.width, 3))
-            path.with_suffix(".json").write_text(json.dumps({"fps": config.fps or frame_rate(clip)}))
+            with clip.open("rb") as bytes_of:
+                content = hashlib.file_digest(bytes_of, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            beside = {"fps": config.fps or frame_rate(clip), "content": content}
+            path.with_suffix(".json").write_text(json.dumps(beside))
 
 
 def _actions(clip: ClipFile, frames: int, fps: float | None) -> Float32[np.ndarray, "T A"]:

@@ -127,14 +127,16 @@ class LatentDiTConfig(FamilyConfig):
     seen through much noise, so the more frames there are, the more; their root is a good beginning."""
     dropout: float = 0.1
     """Share of labels and of texts that are left out in training, which guidance needs."""
+    completing: float = 1.0
+    """How often some of a training clip is given, as a share of the usual half: the less, the more words matter."""
     sampling: LatentDiTSampling = LatentDiTSampling()
     """How clips are drawn, where a caller does not say."""
 
     def __post_init__(self) -> None:
         if min(*self.patch, self.hidden, self.depth, self.heads) < 1:
             raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1")
-        if self.shift <= 0 or not 0 <= self.dropout < 1:
-            raise ValueError("latent-dit: shift must be more than 0 and dropout in [0, 1)")
+        if self.shift <= 0 or not 0 <= self.dropout < 1 or not 0 <= self.completing <= 1:
+            raise ValueError("latent-dit: shift must be more than 0, dropout in [0, 1) and completing in [0, 1]")
 
     def fitted(self, facts: Facts) -> LatentDiTConfig:
         """The configuration for clips of these sizes and classes, whose latents must be whole tokens."""
@@ -312,6 +314,8 @@ class LatentDiT(Family):
         (clips, length, _, height, width), time = x0.shape, self.config.patch[0]
         draw = partial(torch.rand, generator=generator, device=x0.device)
         given, context = incomplete(clips, length, height, width, time, generator)
+        completed = draw(clips, 1) < self.config.completing
+        given, context = given & completed[..., None, None, None], context & completed
         drawn = flow.logit_normal_times((clips, length // time), generator)
         one_each = draw(clips, 1) < FORCED
         levels = flow.shifted(torch.where(one_each, drawn, drawn[:, :1]), self.config.shift)

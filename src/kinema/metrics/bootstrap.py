@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 __all__ = ["interval", "mean_interval"]
@@ -13,13 +13,21 @@ __all__ = ["interval", "mean_interval"]
 RESAMPLES = 2000
 
 
-def mean_interval(values: Float[Tensor, " N"], level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+def mean_interval(
+    values: Float[Tensor, " N"],
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Int64[np.ndarray, " N"] | None = None,
+) -> tuple[float, float, float]:
     """The mean of N values and the ends of its percentile bootstrap interval (Efron 1979).
 
-    Raises ValueError for fewer than 2 values.
+    Values of one group, such as windows of one file, are alike, and are drawn together. Raises ValueError for fewer
+    than 2 values, or 2 groups.
     """
     samples = values.double().cpu().numpy()
-    return interval(lambda picks: float(samples[picks].mean()), len(samples), level, seed)
+    _, units = np.unique(np.arange(len(samples)) if groups is None else groups, return_inverse=True)
+    sums, counts = np.bincount(units, samples), np.bincount(units)
+    return interval(lambda picks: float(sums[picks].sum() / counts[picks].sum()), len(counts), level, seed)
 
 
 def interval(

@@ -1,16 +1,22 @@
-"""Measures of a frame against the true one, for predictions whose truth is known: PSNR and SSIM."""
+"""Measures of a frame against the true one, for predictions whose truth is known: PSNR, SSIM and MS-SSIM.
+
+LPIPS, whose network needs weights that do not come with kinema, is `kinema.nn.perceptual.perceptual_distance`.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["LEAST_OF_SCALES", "ms_ssim", "psnr", "ssim"]
 
 HIGHEST = 100.0  # dB, for frames that are equal: a mean over frames stays finite
 WINDOW, DEVIATION = 11, 1.5  # pixels, of the Gaussian that SSIM weighs by
 K1, K2 = 0.01, 0.03
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # the exponent of each, from fine to coarse
+LEAST_OF_SCALES = (WINDOW - 1) * 2 ** (len(SCALES) - 1) + 1  # pixels of a side
 
 
 def psnr(predicted: Float[Tensor, "*N C H W"], truth: Float[Tensor, "*N C H W"]) -> Float[Tensor, "*N"]:
@@ -28,13 +34,39 @@ def ssim(predicted: Float[Tensor, "*N C H W"], truth: Float[Tensor, "*N C H W"])
     height, width = truth.shape[-2:]
     if min(height, width) < WINDOW:
         raise ValueError(f"SSIM weighs windows of {WINDOW} pixels, so frames of {width}x{height} are too small for it")
-    down, across = _weights(height).to(truth.device), _weights(width).T.to(truth.device)
-    x, y = ((frames.float() + 1) / 2 for frames in (predicted, truth))
+    luminance, structure = _similarity(*((frames.float() + 1) / 2 for frames in (predicted, truth)))
+    return (luminance * structure).mean((-3, -2, -1))
+
+
+def ms_ssim(predicted: Float[Tensor, "*N C H W"], truth: Float[Tensor, "*N C H W"]) -> Float[Tensor, "*N"]:
+    """Multi-scale structural similarity of each frame in [-1, 1], in [0, 1] (Wang et al. 2003, Asilomar 37, eq. 7).
+
+    Five scales, each of half the size: structure and contrast at all, luminance at the coarsest, each the mean over
+    places and channels, below 0 as 0. Raises ValueError for sides of less than 161 pixels, which have no fifth scale.
+    """
+    height, width = truth.shape[-2:]
+    if min(height, width) < LEAST_OF_SCALES:
+        raise ValueError(f"MS-SSIM's fifth scale needs sides of {LEAST_OF_SCALES} pixels, not {width}x{height}")
+    shape = truth.shape[:-3]
+    x, y = ((frames.float().reshape(-1, *truth.shape[-3:]) + 1) / 2 for frames in (predicted, truth))
+    product = x.new_ones(len(x))
+    for exponent in SCALES:
+        luminance, structure = _similarity(x, y)
+        last = exponent == SCALES[-1]
+        seen = (luminance * structure if last else structure).mean((-3, -2, -1)).clamp(min=0)
+        product = product * seen**exponent
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return product.reshape(shape)
+
+
+def _similarity(x: Float[Tensor, "*N C H W"], y: Float[Tensor, "*N C H W"]) -> tuple[Tensor, Tensor]:
+    """How alike luminance is at each place, and contrast and structure."""
+    height, width = y.shape[-2:]
+    down, across = _weights(height).to(y.device), _weights(width).T.to(y.device)
     mean_x, mean_y, xx, yy, xy = (down @ of @ across for of in (x, y, x * x, y * y, x * y))  # two products are quick
     variances, covariance = xx - mean_x**2 + yy - mean_y**2, xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + K1**2) / (mean_x**2 + mean_y**2 + K1**2)
-    structure = (2 * covariance + K2**2) / (variances + K2**2)
-    return (luminance * structure).mean((-3, -2, -1))
+    return luminance, (2 * covariance + K2**2) / (variances + K2**2)
 
 
 def _weights(side: int) -> Float[Tensor, "places side"]:

@@ -112,12 +112,7 @@ class Sprites:
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
         facts = self.facts
-        rng, length = np.random.default_rng((seed, step, rank)), facts.frames if facts.frames >= FEWEST else LENGTH
-        truth = scene(rng, size, length, facts.height, facts.width)
-        steps = np.diff(truth.centres[:, :, 0], axis=1, prepend=truth.centres[:, :1, 0])
-        first = rng.integers(length - facts.frames + 1, size=size)
-        truth = truth.cut(first, facts.frames)
-        steps = steps[np.arange(size)[:, None], first[:, None] + np.arange(facts.frames)]
+        truth, steps = self._truth(step, size, seed, rank)
         frames = torch.from_numpy(render(truth)).to(torch.float32).div_(127.5).sub_(1)
         given = Conditions(
             text=truth.captions,
@@ -125,6 +120,24 @@ class Sprites:
             actions=torch.from_numpy(steps * (64 / min(facts.height, facts.width))),
         )
         return Batch(frames, given)
+
+    def right(
+        self, clips: UInt8[np.ndarray, "N T H W 3"], step: int, size: int, *, seed: int
+    ) -> Float[np.ndarray, " N"]:
+        """1 where a clip shows all that the caption in its place of `batch(step, size, seed=seed)` says, else 0."""
+        from kinema.worlds.sprite_verifier import verify  # which reads this module's colours
+
+        asked = self._truth(step, size, seed, 0)[0].asked
+        return np.array([float(verify(clip, told).right) for clip, told in zip(clips, asked, strict=False)])
+
+    def _truth(self, step: int, size: int, seed: int, rank: int) -> tuple[Scene, Float32[np.ndarray, "B T 2"]]:
+        """What the clips of a training step show, and the first sprite's way to each frame in pixels."""
+        facts = self.facts
+        rng, length = np.random.default_rng((seed, step, rank)), facts.frames if facts.frames >= FEWEST else LENGTH
+        truth = scene(rng, size, length, facts.height, facts.width)
+        steps = np.diff(truth.centres[:, :, 0], axis=1, prepend=truth.centres[:, :1, 0])
+        first = rng.integers(length - facts.frames + 1, size=size)
+        return truth.cut(first, facts.frames), steps[np.arange(size)[:, None], first[:, None] + np.arange(facts.frames)]
 
 
 def _held_out() -> Int64[np.ndarray, "shape motion"]:

@@ -1,0 +1,103 @@
+"""Clips measured a second: kinema against a plain loop of the same protocol, in one run.
+
+    python benchmarks/measure_speed.py ../shared/data/robot_g1_pick
+
+The plain loop reads one video after the other, resizes each frame, cuts windows, and computes the features and then the
+measures of 16 windows at a time: the same functions, with nothing side by side and nothing kept. kinema decodes files
+side by side, computes the measures of clips side by side, and reads the next clips meanwhile. "cold" begins with an
+empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of it measured.
+"features" leaves the measures of single clips out of both. Medians of --repeats runs, taken in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kinema import run
+from kinema.data.clips import DataConfig, FolderSource, fit
+from kinema.data.folder import scan
+from kinema.data.video import read_frames
+from kinema.evaluation import rows
+from kinema.evaluation.rows import measured, of_each
+from kinema.evaluation.sides import PIECE, Real
+from kinema.metrics.encoder import KinemaFeatures
+
+FRAMES, SIDE = 16, 64
+
+
+def plain(folder: Path, network: KinemaFeatures, each: bool) -> int:
+    """Measure all windows of a folder one thing after the other; how many there are."""
+    windows: list[np.ndarray] = []
+    count = 0
+    for clip in scan(folder).clips:
+        frames = np.stack([fit(frame, SIDE, SIDE) for frame in read_frames(clip.path)])
+        windows += [frames[k : k + FRAMES] for k in range(0, len(frames) - FRAMES + 1, FRAMES)]
+        while len(windows) >= PIECE:
+            some, windows = np.stack(windows[:PIECE]), windows[PIECE:]
+            network(torch.from_numpy(some))
+            if each:
+                of_each(some)
+            count += PIECE
+    return count
+
+
+def ours(folder: Path, network: KinemaFeatures, each: bool, cache: str, clips: int) -> None:
+    """The same by kinema."""
+    source = FolderSource(DataConfig(str(folder), frames=FRAMES, height=SIDE, width=SIDE, cache=cache))
+    nothing = patch.object(rows, "of_each", lambda frames: ({}, np.zeros((len(frames), 8))))
+    if each:
+        measured(Real("x", source, 0), clips, network, cache=cache)
+    else:
+        with nothing:
+            measured(Real("x", source, 0), clips, network, cache=cache)
+
+
+def taken(work: Callable[[], object]) -> float:
+    """Seconds."""
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun
+
+
+def main() -> None:
+    """Time both, in turn, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    run.keep_freed_memory()
+    network = KinemaFeatures()
+    clips = plain(arguments.folder, network, False)
+    table = Table("", "plain", "cold", "decoded", "again", "cold / plain", title=f"Clips a second, {clips} clips")
+    for name, each in (("features", False), ("all measures", True)):
+        times: dict[str, list[float]] = {"plain": [], "cold": [], "decoded": [], "again": []}
+        for _ in range(arguments.repeats):
+            with tempfile.TemporaryDirectory() as cache:
+
+                def work(each: bool = each, cache: str = cache) -> None:
+                    ours(arguments.folder, network, each, cache, clips)
+
+                times["plain"].append(taken(lambda each=each: plain(arguments.folder, network, each)))
+                times["cold"].append(taken(work))
+                shutil.rmtree(Path(cache, "measured"))
+                times["decoded"].append(taken(work))
+                times["again"].append(taken(work))
+        rates = [clips / median(values) for values in times.values()]
+        table.add_row(name, *(f"{rate:.1f}" for rate in rates), f"{rates[1] / rates[0]:.2f}x")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

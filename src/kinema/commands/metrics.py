@@ -1,0 +1,127 @@
+"""kinema metrics audit: whether measures see what a person sees, on clips of one's own."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from kinema import run
+from kinema.commands.arguments import parse
+from kinema.commands.reading import open_and_report
+from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.plot import plot
+from kinema.data.write import contact_sheet
+from kinema.evaluation.audit import STRENGTHS, Audit, audit
+from kinema.evaluation.sides import PIECE, Real, World
+from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
+from kinema.metrics.features import NETWORKS
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Spoil clips in ten ways, more and more, and see which measures tell, how early, and whether in order.
+
+    Example: kinema metrics audit --on clips/ --out out/audit
+    """
+
+    on: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    """A folder of clips, or an embedded world."""
+    clips: int = 256
+    """How many; half of them are spoiled and held against the others."""
+    frames: int = 16
+    """Frames of a clip."""
+    height: int = 64
+    """Pixels."""
+    width: int = 64
+    """Pixels."""
+    fps: float | None = None
+    """That videos are resampled to."""
+    features: tuple[Literal["kinema", "i3d-stylegan-v", "i3d-videogpt", "v-jepa", "videomae"], ...] = ("kinema",)
+    """The networks whose distances are tried."""
+    out: str | None = None
+    """A folder for audit.json, audit.md, a plot of each measure and a sheet of spoiled clips."""
+    device: str = "auto"
+    """auto, cpu, or a torch device such as cuda:0."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the audit, print its table, and write what was asked for."""
+    arguments = parse(Arguments, "kinema metrics audit", words)
+    size = {"frames": arguments.frames, "height": arguments.height, "width": arguments.width, "fps": arguments.fps}
+    source = open_and_report(DataConfig(arguments.on, **size))
+    side = Real(arguments.on, source, 0) if isinstance(source, FolderSource) else World(arguments.on, source, 0)
+    count = min(arguments.clips, side.most or arguments.clips)
+    clips = np.concatenate([side.read(p, min(PIECE, count - p * PIECE)).frames for p in range(-(-count // PIECE))])
+    place = run.start(arguments.device)
+    networks = {name: NETWORKS[name](None, place.device) for name in arguments.features}
+    console = Console(file=sys.stderr)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("spoiling clips", total=None)
+        found = audit(clips, networks, lambda done, total: bar.update(task, completed=done, total=total))
+    print(f"{count} clips of {arguments.on}, {arguments.frames} frames of {arguments.width}x{arguments.height}")
+    Console(width=150).print(_table(found))
+    if arguments.out:
+        _write(Path(arguments.out), found, clips, arguments)
+
+
+def _rows(found: Audit) -> list[list[str]]:
+    """Of each measure: its rank for each corruption, and how it sees time against space."""
+    rows = []
+    for measure, curves in found.curves.items():
+        ranks = [f"{found.rank(measure, name):.2f}" for name in curves]
+        ratio = found.time_against_space(measure)
+        rows.append([measure, *ranks, "-" if math.isnan(ratio) else f"{ratio:.2f}"])
+    return rows
+
+
+def _heads(found: Audit) -> list[str]:
+    return ["measure", *next(iter(found.curves.values())), "time / space"]
+
+
+def _table(found: Audit) -> Table:
+    table = Table(title="Spearman's correlation with the strength, and time against space", title_justify="left")
+    for head in _heads(found):
+        table.add_column(head, justify="left" if head == "measure" else "right")
+    for row in _rows(found):
+        table.add_row(*row)
+    return table
+
+
+def _write(folder: Path, found: Audit, clips: np.ndarray, arguments: Arguments) -> None:
+    """The numbers, the same table as Markdown, plots, and what the corruptions look like."""
+    folder.mkdir(parents=True, exist_ok=True)
+    heads, rows = _heads(found), _rows(found)
+    lines = [heads, ["---"] * len(heads), *rows]
+    (folder / "audit.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    values = {
+        "on": arguments.on,
+        "clips": len(clips),
+        "strengths": found.strengths,
+        "error": {name: errors.tolist() for name, errors in found.error.items()},
+        "floors": dict(found.floors),
+        "curves": {m: {name: v.tolist() for name, v in of.items()} for m, of in found.curves.items()},
+        "time_against_space": {m: {n: found.against_space(m, n) for n in TEMPORAL} for m in found.curves},
+    }
+    (folder / "audit.json").write_text(json.dumps(values, indent=1) + "\n")
+    for measure, curves in found.curves.items():
+        for kind, names in (("space", SPATIAL), ("time", TEMPORAL)):
+            lines_of = {name: (np.array(STRENGTHS), curves[name]) for name in names}
+            title = f"{measure}: {kind}"
+            picture = plot(lines_of, title=title, x="strength", level=found.floors[measure])
+            Image.fromarray(picture).save(folder / f"{measure.replace(' ', '-')}-{kind}.png")
+    spoiled = [corrupted(clips[:1], name, s)[0] for name in SPATIAL | TEMPORAL for s in (0.2, 0.6, 1.0)]
+    labels = [f"{name} {s}" for name in SPATIAL | TEMPORAL for s in (0.2, 0.6, 1.0)]
+    Image.fromarray(contact_sheet(np.stack(spoiled), labels=labels)).save(folder / "corruptions.png")
+    print(f"wrote {folder}: audit.md, audit.json, plots and corruptions.png")

@@ -1,0 +1,156 @@
+"""What is measured: a model's clips, a folder's, or an embedded world's, in an order that a seed fixes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from kinema import checkpoint
+from kinema.data.cache import digest
+from kinema.data.clips import FolderSource, Source
+from kinema.data.write import from_uint8, to_uint8
+from kinema.sample import Model, stream
+from kinema.types import Batch, Conditions, Noise, mix
+from kinema.weights import shipped
+from kinema.worlds import Verifying
+
+__all__ = ["PIECE", "Generated", "Pixels", "Real", "Side", "World", "names_model"]
+
+PIECE = 16  # clips that are read, measured and kept together
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Some clips, and what is known about them."""
+
+    frames: UInt8[np.ndarray, "N T H W 3"]
+    given: Conditions
+    truth: UInt8[np.ndarray, "N t H W 3"] | None = None  # what the last t frames should be
+    right: Float[np.ndarray, " N"] | None = None  # whether each clip shows what it was told, where that can be told
+
+
+class Real:
+    """A folder's windows that do not overlap, those of a file far from each other; `truth` is what they should be."""
+
+    kind = "real"
+
+    def __init__(self, name: str, source: FolderSource, seed: int, truth: Real | None = None) -> None:
+        self.name, self.source, self.fps, self.truth = name, source, source.facts.fps, truth
+        self.skipped = tuple(f"{left.name}: {left.reason}" for left in source.skipped)
+        rng = np.random.default_rng((mix("evaluate"), seed))
+        windows = [source.windows[place] for place in rng.permutation(len(source.windows))]
+        turns: dict[int, int] = {}
+        order = []  # every file once before any comes again
+        for clip, _ in windows:
+            turns[clip] = turns.get(clip, -1) + 1
+            order.append(turns[clip])
+        self.windows = [windows[place] for place in np.argsort(order, kind="stable")]
+        self.most = len(self.windows)
+        self.key = digest("real", source.key, seed, truth and truth.key)
+        if truth is not None:
+            names = [[clip.path.stem for clip in side.source.clips] for side in (self, truth)]
+            if names[0] != names[1] or self.windows != truth.windows:
+                raise ValueError(
+                    f"{name} and {truth.name} are no pairs: they need files of the same names and numbers of frames"
+                )
+
+    def read(self, piece: int, size: int) -> Pixels:
+        """Decoded frames, from the cache."""
+        pixels = _pixels(self.source.read(self.windows[piece * PIECE :][:size]))
+        return pixels if self.truth is None else replace(pixels, truth=self.truth.read(piece, size).frames)
+
+    def group(self, clip: int) -> int:
+        """Of the file."""
+        return mix(self.source.content(self.windows[clip][0]))
+
+
+class World:
+    """Clips of an embedded world that no training step with a seed of its own draws."""
+
+    kind, most, skipped = "world", None, ()
+
+    def __init__(self, name: str, source: Source, seed: int) -> None:
+        self.name, self.source, self.fps = name, source, source.facts.fps
+        self.seed = mix("evaluate", seed)
+        self.key = digest("world", source.key, seed)
+
+    def read(self, piece: int, size: int) -> Pixels:
+        """Clips, drawn anew."""
+        batch = self.source.batch(piece, PIECE, seed=self.seed)
+        pixels = _pixels(Batch(batch.frames[:size], batch.given[:size]))
+        return replace(pixels, right=self.right(pixels.frames, piece))
+
+    def right(self, frames: UInt8[np.ndarray, "N T H W 3"], piece: int) -> Float[np.ndarray, " N"] | None:
+        """Whether clips show what the first of this piece do, where the world can tell."""
+        if not isinstance(self.source, Verifying):
+            return None
+        return self.source.right(frames, piece, PIECE, seed=self.seed)
+
+    def group(self, clip: int) -> int:
+        """Of each clip its own."""
+        return mix(self.key, clip)
+
+
+class Generated:
+    """A model's clips, one a seed, each told what the reference's clip of the same number says."""
+
+    kind, most, skipped = "generated", None, ()
+
+    def __init__(self, name: str, model: Model, frames: int, seed: int, told: Side | None) -> None:
+        if model.family.past and told is None:
+            raise ValueError(f"{name} goes on from frames that it is given: say --against a folder that has them")
+        self.name, self.model, self.frames, self.seed, self.told = name, model, frames, seed, told
+        self.fps = model.facts.fps
+        told_by = told.key if told and (model.family.past or model.family.accepts) else None
+        settings = (frames, seed, model.family.sampling, str(model.run.precision), told_by)
+        self.key = digest("generated", _weights(name), *settings)
+
+    def read(self, piece: int, size: int) -> Pixels:
+        """Clips, generated now."""
+        first, given, told = self.seed + piece * PIECE, Conditions(), None
+        if self.told is not None:
+            told = self.told.read(piece, size)
+            given = self.model.family.conditions_of(Batch(from_uint8(told.frames), told.given))
+        noise = Noise(tuple(range(first, first + size)))
+        chunks = stream(self.model.family, self.model.run, noise, self.frames, given)
+        frames = np.concatenate([to_uint8(chunk) for chunk in chunks], 1)
+        past, right = self.model.family.past, None
+        if "text" in given.present and isinstance(self.told, World):
+            right = self.told.right(frames, piece)
+        return Pixels(frames, given, told.frames[:, past:] if told and past else None, right)
+
+    def group(self, clip: int) -> int:
+        """That of the clip that it was told by, if it was; else of each clip its own."""
+        return self.told.group(clip) if self.told is not None else mix(self.key, clip)
+
+
+Side = Real | World | Generated
+"""All have a `name`; a `kind`; a `key`, which is a hash of all that decides what the clips are; the `most` clips that
+there are, None for no end; `fps`, None where it is not one; files that were `skipped`, and why. `read` gives the first
+`size` clips, at most PIECE, of a piece; `group` a number that clips of one file share, and no others: they are alike.
+"""
+
+
+def names_model(word: str) -> bool:
+    """Whether a word names a run, a checkpoint, an exported model or one that ships."""
+    path = Path(word)
+    return word in shipped() or path.suffix == ".safetensors" or any(path.glob("step-*")) or _is_checkpoint(path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / checkpoint.GENERATOR).exists()
+
+
+def _weights(name: str) -> str:
+    """A hash of the file of a model's weights and configuration."""
+    path = shipped().get(name, Path(name))
+    with (path if path.is_file() else checkpoint.find(path) / checkpoint.GENERATOR).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pixels(batch: Batch) -> Pixels:
+    return Pixels(to_uint8(batch.frames), batch.given)

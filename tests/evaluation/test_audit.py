@@ -1,0 +1,74 @@
+"""The audit of measures: on measures whose sight is known, and as a command."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from kinema.data.write import to_uint8
+from kinema.evaluation.audit import STRENGTHS, Audit, audit
+from kinema.metrics.corruptions import SPATIAL, TEMPORAL
+from kinema.worlds.sprites import Sprites
+
+
+class TimeBlind:
+    """Features of single frames: their mean colours, in whatever order they come."""
+
+    name, checksum, preprocessing, dimensions, least = "time-blind", "0" * 64, "none", 3, 1
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.float().mean((1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def found() -> Audit:
+    clips = to_uint8(Sprites(12, 32, 32).batch(0, 64, seed=9).frames)
+    return audit(clips, {"time-blind": TimeBlind()})
+
+
+def test_every_measure_is_asked_about_every_corruption(found) -> None:
+    assert set(found.error) == set(SPATIAL | TEMPORAL)
+    assert {"FD time-blind", "KD time-blind", "flicker", "warping error", "SSIM", "PSNR"} <= set(found.curves)
+    for curves in found.curves.values():
+        assert set(curves) == set(SPATIAL | TEMPORAL)
+        assert all(len(values) == len(STRENGTHS) for values in curves.values())
+
+
+def test_what_ignores_time_is_found_out(found) -> None:
+    assert all(found.rank("PSNR", name) == pytest.approx(1) for name in ("blur", "noise", "blocks", "colour"))
+    assert found.seen("FD time-blind", "colour") == STRENGTHS[0]
+    assert found.rank("FD time-blind", "colour") == pytest.approx(1)
+    assert found.rank("FD time-blind", "swap") == found.rank("FD time-blind", "reverse") == 0
+    assert found.seen("FD time-blind", "shuffle") is None
+    assert found.against_space("FD time-blind", "shuffle") == 0
+
+
+def test_a_measure_of_time_sees_time(found) -> None:
+    assert found.rank("flicker", "flicker") == pytest.approx(1)
+    assert found.rank("freeze", "freeze") >= 0.9
+    assert found.seen("warping error", "shuffle") is not None
+    assert found.against_space("warping error", "shuffle") > found.against_space("FD time-blind", "shuffle")
+
+
+def test_equal_errors_make_a_ratio_of_one() -> None:
+    strengths = np.array(STRENGTHS)
+    names = [*SPATIAL, "shuffle"]
+    error = {name: (place + 1) * strengths for place, name in enumerate(names)}
+    half = Audit(STRENGTHS, error, {"x": error | {"shuffle": error["shuffle"] / 2}}, {"x": 0.0})
+    assert half.against_space("x", "shuffle") == pytest.approx(0.5)
+    assert half.time_against_space("x") == pytest.approx(0.5)
+    assert half.against_space("x", "blur") == pytest.approx(1)
+
+
+def test_the_command_writes_what_it_found(tmp_path, kinema) -> None:
+    out = tmp_path / "audit"
+    words = ["--on", "sprites", "--clips", 32, "--frames", 8, "--height", 32, "--width", 32, "--out", out]
+    status, printed, err = kinema("metrics", "audit", *words)
+    assert (status, err) == (0, "")
+    values = json.loads((out / "audit.json").read_text())
+    assert values["strengths"] == list(STRENGTHS) and "FD kinema" in values["curves"]
+    assert "| FD kinema |" in (out / "audit.md").read_text() and "FD kinema" in printed
+    assert (out / "corruptions.png").exists() and (out / "FD-kinema-time.png").exists()

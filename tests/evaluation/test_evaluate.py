@@ -1,0 +1,222 @@
+"""kinema evaluate and compare, from clips to reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.video import read_frames
+from kinema.evaluation import rows as rows_of
+from kinema.evaluation.evaluate import Evaluation, Settings, evaluate
+from kinema.evaluation.sides import Real
+from kinema.metrics.paired import psnr
+from kinema.metrics.protocol import Protocol, Result
+from kinema.metrics.temporal import flicker
+from kinema.train import train
+
+SMALL = Settings(clips=20, frames=8, height=32, width=32, force=True)
+WORDS = ["--clips", 20, "--frames", 8, "--height", 32, "--width", 32, "--force"]
+
+
+@pytest.fixture
+def clips(make_clip, tmp_path) -> Path:
+    """Five videos of 40 frames, of noise that goes by, each of them five windows."""
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        noise = rng.integers(256, size=(1, 32, 96, 3), dtype=np.uint8).repeat(40, 0)
+        images = np.stack([np.roll(frame, t, 1)[:, :48] for t, frame in enumerate(noise)])
+        make_clip(f"clips/{number}.mp4", images=images, rate=10)
+    return tmp_path / "clips"
+
+
+def one(found: tuple[list[Evaluation], Evaluation | None]) -> Result:
+    return found[0][0].result
+
+
+def test_a_folder_against_itself_is_at_no_distance(clips, cpu) -> None:
+    result = one(evaluate([str(clips)], str(clips), SMALL, cpu))
+    numbers = result.numbers
+    assert (result.kind, result.protocol.clips) == ("real", 20)
+    assert numbers["FD kinema"].value == 0 and (numbers["FD kinema"].real or 0) > 0
+    assert numbers["precision"].value == numbers["coverage"].value == 1
+    assert all(number.value == pytest.approx(number.real) for number in numbers.values() if number.better == "near")
+    assert numbers["flow distance"].value == numbers["direction distance"].value == 0
+    assert "where 258 are needed" in numbers["FD kinema"].note
+
+
+def test_windows_do_not_overlap_and_files_take_turns(clips) -> None:
+    source = FolderSource(DataConfig(str(clips), frames=8, height=32, width=32))
+    side = Real("x", source, seed=0)
+    assert side.most == 25 and len(set(side.windows)) == 25
+    assert all(first % 8 == 0 for _, first in side.windows)
+    assert all(len({clip for clip, _ in side.windows[k : k + 5]}) == 5 for k in range(0, 25, 5))
+    assert Real("x", source, seed=1).windows != side.windows
+    assert side.group(0) in {side.group(k) for k in range(5, 10)} and len({side.group(k) for k in range(25)}) == 5
+
+
+def test_other_clips_are_at_a_distance(clips, cpu) -> None:
+    numbers = one(evaluate(["shape-motion"], str(clips), replace(SMALL, fps=6.25), cpu)).numbers
+    distance = numbers["FD kinema"]
+    assert distance.value > 5 * (distance.real or 0) and distance.low > 0
+    assert numbers["precision"].value < 0.5
+    assert numbers["sharpness"].value != numbers["sharpness"].real
+
+
+def test_nothing_is_computed_twice_and_an_interrupted_run_goes_on(clips, cpu, monkeypatch, tmp_path) -> None:
+    seen: list[int] = []
+    of_each = rows_of._side_by_side
+
+    def counting(frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        seen.append(len(frames))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return of_each(frames)
+
+    monkeypatch.setattr(rows_of, "_side_by_side", counting)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([str(clips)], None, SMALL, cpu)
+    again = one(evaluate([str(clips)], None, SMALL, cpu))
+    assert seen == [16, 4, 4]  # the second piece twice, as it was not finished
+    more = one(evaluate([str(clips)], None, replace(SMALL, clips=25), cpu))
+    assert seen == [16, 4, 4, 9]
+    assert more.each["motion"][:20] == again.each["motion"]
+    (path,) = (tmp_path / ".cache" / "measured").glob("*/00001-4.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    assert one(evaluate([str(clips)], None, SMALL, cpu)).each == again.each and seen[-1] == 4
+
+
+def test_a_moved_folder_has_the_same_protocol(clips, cpu, tmp_path) -> None:
+    first = one(evaluate([str(clips)], str(clips), SMALL, cpu))
+    clips.rename(tmp_path / "moved")
+    moved = str(tmp_path / "moved")
+    assert one(evaluate([moved], moved, SMALL, cpu)).protocol.hash == first.protocol.hash
+    other = one(evaluate([moved], moved, replace(SMALL, seed=1), cpu))
+    assert other.protocol.hash != first.protocol.hash
+
+
+@pytest.fixture
+def trained(tiny, cpu, tmp_path) -> Path:
+    """A generator of clips of 8 frames, 32x16."""
+    train(tiny(steps=1), tmp_path / "run", run=cpu)
+    return tmp_path / "run"
+
+
+def test_a_model_is_measured_at_its_own_size(trained, cpu) -> None:
+    settings = Settings(clips=18, force=True)
+    (found,), reference = evaluate([str(trained)], "shape-motion", settings, cpu)
+    protocol = found.result.protocol
+    assert (protocol.frames, protocol.height, protocol.width) == (8, 16, 32)
+    assert found.result.kind == "generated" and reference is not None
+    assert found.rows.shown.shape == (8, 8, 16, 32, 3)
+    assert np.allclose(found.result.each["flicker"][:8], flicker(found.rows.shown))
+    with pytest.raises(ValueError, match="measured at the size of their clips"):
+        evaluate([str(trained)], "shape-motion", replace(settings, height=32, width=32), cpu)
+
+
+def test_frame_rates_must_be_one(clips, trained, cpu) -> None:
+    with pytest.raises(ValueError, match=r"frames a second differ .*give --fps"):
+        evaluate([str(trained)], str(clips), Settings(clips=4), cpu)
+
+
+def test_a_model_and_a_world_of_one_name(cpu) -> None:
+    """Told what the world's clips show, the model that ships is held against what it was told."""
+    (found,), reference = evaluate(["sprites"], "sprites", Settings(clips=16), cpu)
+    assert reference is not None and (found.result.kind, reference.result.kind) == ("generated", "world")
+    adherence = found.result.numbers["adherence"]
+    assert adherence.real == 1 and 0 < adherence.value < 1
+    assert found.rows.said == reference.rows.said and len(found.rows.said) == 8
+    assert "synchrony" in found.result.numbers
+
+
+def test_saved_features_stand_for_clips(clips, cpu, tmp_path, kinema, refused) -> None:
+    features = tmp_path / "clips.npz"
+    status, out, _ = kinema("evaluate", clips, *WORDS, "--save-features", features)
+    assert status == 0 and f"wrote {features}" in out
+    by_clips = one(evaluate(["shape-motion"], str(clips), replace(SMALL, fps=6.25), cpu)).numbers["FD kinema"]
+    kinema("evaluate", clips, *WORDS, "--fps", 6.25, "--save-features", features)
+    by_features = one(evaluate(["shape-motion"], str(features), replace(SMALL, fps=6.25), cpu)).numbers["FD kinema"]
+    assert by_features.value == by_clips.value
+    assert "frames" in refused("evaluate", "shape-motion", "--against", features, "--clips", 20, "--frames", 9)
+    with np.load(features) as kept:
+        broken = dict(kept)
+    broken["features"][3, 2] = np.nan
+    np.savez(features, **broken)
+    assert "row 3" in refused("evaluate", features)
+    features.write_text("nothing")
+    assert "holds no features" in refused("evaluate", features)
+
+
+def test_reports_and_results(clips, tmp_path, kinema) -> None:
+    (clips / "bad.mp4").write_text("no video")
+    out = tmp_path / "out"
+    status, printed, err = kinema(
+        "compare", clips, "shape-motion", "--against", clips, "--fps", 6.25, *WORDS, "--out", out
+    )
+    assert status == 0, err
+    assert err.count("bad.mp4") == 1
+    results = [Result.from_dict(values, "x") for values in json.loads((out / "results.json").read_text())]
+    assert [result.source for result in results] == [str(clips), "shape-motion"]
+    assert results[0].protocol.hash in printed
+    assert len(results[0].left_out) == 1 and results[0].left_out[0].startswith("bad.mp4: ")
+    html, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "data:image/" in html and results[0].protocol.hash in html and results[0].protocol.hash in text
+    assert "Differences" in printed
+
+
+def test_results_of_other_protocols_are_not_compared(clips, tmp_path, kinema, refused) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        kinema("evaluate", clips, *WORDS, "--seed", seed, "--out", tmp_path / name)
+    a, b, c = (tmp_path / name / "results.json" for name in "abc")
+    status, out, _ = kinema("compare", a, b)
+    assert status == 0 and "sharpness" in out
+    assert "different protocols (seed: 0 and 1)" in refused("compare", a, c)
+    values = json.loads(a.read_text())
+    values[0]["protocol"]["frames"] = 9
+    a.write_text(json.dumps(values))
+    assert "the protocol was changed" in refused("compare", a, b)
+    a.write_text("[{}]")
+    assert "holds no results" in refused("compare", a, b)
+
+
+def test_predictions_are_held_against_their_truth(clips, make_clip, tmp_path, cpu, vgg16) -> None:
+    """Files of the same names, a little darker."""
+    for path in sorted(clips.glob("*.mp4")):
+        frames = np.stack([*read_frames(path)])
+        make_clip(f"darker/{path.name}", images=(frames * 0.8).astype(np.uint8), rate=10, codec="ffv1")
+    settings = replace(SMALL, paired=True, lpips=str(vgg16))
+    (found,), _ = evaluate([str(tmp_path / "darker")], str(clips), settings, cpu)
+    source, truth = (
+        FolderSource(DataConfig(str(f), frames=8, height=32, width=32)) for f in (tmp_path / "darker", clips)
+    )
+    window = Real("x", source, 0).windows[:1]
+    expected = psnr(source.read(window).frames, truth.read(window).frames)[0]
+    assert found.rows.by_frame["PSNR"][0] == pytest.approx(expected.numpy())
+    assert found.result.each["PSNR"][0] == pytest.approx(float(expected.mean()))
+    assert 0 < found.result.numbers["SSIM"].value < 1 and found.result.numbers["LPIPS"].value > 0
+    (tmp_path / "darker" / "0.mp4").unlink()
+    with pytest.raises(ValueError, match="are no pairs"):
+        evaluate([str(tmp_path / "darker")], str(clips), settings, cpu)
+    with pytest.raises(ValueError, match="say --against which"):
+        evaluate([str(clips)], None, settings, cpu)
+
+
+def test_one_clip_is_refused(make_clip, tmp_path, refused) -> None:
+    make_clip("one/0.mp4", frames=9)
+    assert "1 clip cannot be measured" in refused("evaluate", tmp_path / "one", *WORDS)
+
+
+def test_too_few_clips_are_marked_or_refused(clips, cpu) -> None:
+    plain = one(evaluate([str(clips)], str(clips), replace(SMALL, force=False), cpu)).numbers
+    assert np.isnan(plain["FD kinema"].value) and "--force" in plain["FD kinema"].note
+    assert plain["motion"].value > 0 and not plain["motion"].note
+
+
+def test_a_protocols_hash_is_of_all_of_it() -> None:
+    protocol = Protocol(4, 8, None, 16, 16, "so", {"name": "x"}, "abc", 0)
+    others = [{"clips": 5}, {"fps": 8.0}, {"features": {"name": "y"}}, {"reference": "d"}, {"version": 99}]
+    assert len({protocol.hash, *(replace(protocol, **other).hash for other in others)}) == 6

@@ -1,0 +1,316 @@
+"""The report: one file that asks for nothing, the same numbers in all its forms, and names from outside as text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+from html import escape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kinema.metrics.protocol import Number, Protocol, Result
+from kinema.report.html import Picture, Shown, page
+from kinema.report.markdown import Difference, document, leaderboard, written, written_p
+
+PROTOCOL = Protocol(256, 16, 8.0, 64, 64, "area", {"name": "a network"}, "9f" * 32, 0)
+NAN = math.nan
+HOSTILE = "</td></script><script>alert(1)</script> \"'& | `x` *y* [z](https://example.org) <img src=//example.org>\n# h"
+
+
+def results() -> list[Result]:
+    first = {
+        "fvd": Number(212.34567, 198.1, 228.2, 256, "squared distance", "lower", 31.27),
+        "kept": Number(0.91, 0.88, 0.94, 128, "share", "higher", 0.99),
+        "motion": Number(4.25, 4.1, 4.4, 256, "8-bit pixels", "near", 4.31, "Forced: 256 clips are few."),
+    }
+    second = {
+        "fvd": Number(1361.2, 1300.0, 1420.0, 256, "squared distance", "lower", 31.27),
+        "kept": Number(NAN, NAN, NAN, 256, "share", "higher", 0.99, "There are no captions to keep."),
+        "motion": Number(4.39, 4.3, 4.5, 256, "8-bit pixels", "near", 4.31),
+        "extra": Number(-0.00004, -0.011, 0.012, 256),
+    }
+    return [
+        Result("one", "generated", PROTOCOL, first, {"torch": "2.9"}, {}, ("broken.mp4: no frames",)),
+        Result("two", "generated", PROTOCOL, second, {"solver": "heun"}),
+    ]
+
+
+def clips(count: int = 2, frames: int = 5, height: int = 6, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, frames, height, width, 3), np.uint8)
+
+
+class Tables(HTMLParser):
+    """The tables of a page by their captions: rows of cells, each with its text and the exact numbers in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[tuple[str, list[float]]]]] = {}
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("caption", "td", "th"):
+            self._inside = tag
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append(("", []))
+        if tag == "data":
+            self._rows[-1][-1][1].append(float(dict(attrs)["value"] or ""))
+        if tag in ("sup", "small"):
+            self.handle_data(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "caption":
+            self._rows = self.tables.setdefault(data, [])
+        elif self._inside:
+            text, exact = self._rows[-1][-1]
+            self._rows[-1][-1] = (text + data, exact)
+
+
+def markdown_table(text: str, heading: str) -> list[list[str]]:
+    lines = text[text.index(heading) :].split("\n\n")
+    table = next(part for part in lines if part.startswith("|")).split("\n")
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+
+
+def figures(text: str) -> list[str]:
+    """The numbers in a cell, without the mark of a note."""
+    return re.findall(r"-?\d+\.?\d*", re.sub(r"\[\^?\d+\]", "", text))
+
+
+def test_page_document_and_json_have_the_same_numbers() -> None:
+    found = results()
+    rows = Tables(page(found, title="t")).tables["Numbers of each source"]
+    lines = markdown_table(document(found, title="t"), "## Numbers")
+    assert [cell.split()[0] for cell, _ in rows[0][1:]] == lines[0][1:] == ["fvd", "kept", "motion", "extra"]
+    lines.pop(1)  # the rule below the heads
+    seen = 0
+    for result, row, line in zip(found, rows[1:], lines[1:], strict=False):
+        assert row[0][0].startswith(result.source) and line[0].startswith(result.source)
+        saved = json.loads(json.dumps(result.to_dict()))["numbers"]
+        for name, (text, exact), cell in zip(lines[0][1:], row[1:], line[1:], strict=True):
+            assert figures(text) == figures(cell)
+            number = saved.get(name, {"value": NAN})
+            if math.isnan(number["value"]):
+                assert "not measured" in text and "not measured" in cell and exact == []
+                continue
+            assert exact == [number[key] for key in ("value", "low", "high")]
+            for printed, value in zip(figures(text), exact, strict=False):
+                assert abs(float(printed) - value) <= 0.5000001 * 10 ** -len(printed.partition(".")[2])
+            seen += 1
+    assert seen == 6
+    assert [figures(text) for text, _ in rows[3]] == [figures(cell) for cell in lines[3]]
+    assert [exact for _, exact in rows[3][1:]] == [[31.27], [0.99], [4.31], []]
+
+
+@pytest.mark.parametrize(
+    ("three", "expected"),
+    [
+        ((212.34567, 198.1, 228.2), ("212.3", "198.1", "228.2")),  # the width of 30.1 to a tenth
+        ((0.912345, 0.9, 0.9234), ("0.9123", "0.9000", "0.9234")),
+        ((123456.7, 123000.0, 124000.0), ("123457", "123000", "124000")),
+        ((-0.00004, -0.011, 0.012), ("0.0000", "-0.0110", "0.0120")),  # no zero has a sign
+        ((250.12345, 250.1234, 250.12349), ("250.123", "250.123", "250.123")),  # six digits at most
+        ((1.0, 1.0, 1.0), ("1.000", "1.000", "1.000")),
+        ((0.0, 0.0, 0.0), ("0.000", "0.000", "0.000")),
+        ((12.3456, NAN, NAN), ("12.35", "", "")),
+        ((NAN, NAN, NAN), ("not measured", "", "")),
+    ],
+)
+def test_how_a_number_is_written(three: tuple[float, float, float], expected: tuple[str, str, str]) -> None:
+    assert written(*three) == expected
+
+
+def test_the_best_is_what_better_says() -> None:
+    best = [[cell.best for cell in row] for row in leaderboard(results()).rows]
+    assert best == [[True, False, True, False], [False, False, False, False]]  # 4.25 is nearer to 4.31 than 4.39 is
+    alone = leaderboard(results()[:1])
+    assert not any(cell.best for cell in alone.rows[0])
+    text = page(results(), title="t")
+    assert re.findall(r"<b><data[^>]*>([^<]*)", text) == ["212.3", "4.250"]
+    assert re.findall(r"\*\*([^*]*)\*\*", document(results(), title="t")) == ["212.3", "4.250"]
+    assert "best value of a column is bold" in text
+
+
+def test_notes_stand_beside_what_was_forced_or_not_measured() -> None:
+    text, plain = page(results(), title="t"), document(results(), title="t")
+    rows = Tables(text).tables["Numbers of each source"]
+    assert rows[1][3][0].split()[:2] == ["4.250", "[1]"] and rows[2][2][0].split() == ["not", "measured", "[2]"]
+    assert '<li id="note-1"><b>[1]</b>Forced: 256 clips are few.</li>' in text
+    assert '<li id="note-2"><b>[2]</b>There are no captions to keep.</li>' in text
+    lines = markdown_table(plain, "## Numbers")
+    assert lines[2][3].endswith("[^1]") and lines[3][2] == "not measured [^2]"
+    assert "[^1]: Forced: 256 clips are few.\n[^2]: There are no captions to keep." in plain
+    assert "of 128 clips" in rows[1][2][0] and "of 128 clips" in lines[2][2]
+
+
+def test_references_that_differ_are_both_shown() -> None:
+    one, two = (
+        Result(name, "generated", PROTOCOL, {"fvd": Number(10.0, 9.0, 11.0, 256, real=real)})
+        for name, real in (("one", 3.0), ("two", 3.5))
+    )
+    assert leaderboard([one, two]).real == [{"3.00": 3.0, "3.50": 3.5}]
+    assert markdown_table(document([one, two], title="t"), "## Numbers")[-1][1] == "3.00 to 3.50"
+
+
+def test_differences_are_the_same_in_page_and_document() -> None:
+    rows = [
+        Difference("psnr", "one", "two", 1.2345, 0.812, 1.654, 0.0002),
+        Difference("x", "one", "two", NAN, NAN, NAN, NAN),
+    ]
+    table = Tables(page(results(), title="t", differences=rows)).tables["Paired differences"]
+    lines = markdown_table(document(results(), title="t", differences=rows), "## Paired differences")
+    assert [figures(text) for text, _ in table[1]] == [figures(cell) for cell in lines[2]]
+    assert figures(lines[2][3]) == ["1.234", "0.812", "1.654"] and table[1][3][1] == [1.2345, 0.812, 1.654]
+    assert table[1][4] == ("< 0.001", [0.0002]) and lines[2][4] == r"\< 0.001"
+    assert table[2][3][0] == lines[3][3] == table[2][4][0] == lines[3][4] == "not measured"
+    assert written_p(0.214) == "0.214"
+
+
+def test_the_page_asks_for_nothing() -> None:
+    shown = [Shown("real", clips(), 8), Shown("one", clips(), 8.0, ["a", "b"], [0, 1])]
+    text = page(results(), title="t", shown=shown, pictures=[Picture("p", "s", clips()[0, 0])])
+    assert not re.search(r"https?://|@import|url\(", text)
+    tags = Tables(text).tags
+    sources = [attrs["src"] for tag, attrs in tags if "src" in attrs]
+    assert len(sources) == 5 and all(source and source.startswith("data:image/") for source in sources)
+    assert [attrs["href"] for tag, attrs in tags if tag == "link"] == ["data:,"]
+    policy = next(attrs["content"] for tag, attrs in tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy and policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_script_is_the_one_that_the_policy_allows() -> None:
+    text = page(results(), title="t")
+    script = re.search(r"<script>(.*)</script>", text, re.DOTALL)
+    digest = re.search(r"script-src 'sha256-([^']*)'", text)
+    assert script and digest
+    assert base64.b64decode(digest[1]) == hashlib.sha256(script[1].encode()).digest()
+
+
+@pytest.mark.parametrize("frames", [1, 5, 16])
+def test_clips_are_in_the_page_pixel_for_pixel(frames: int) -> None:
+    given = clips(3, frames)
+    images = [
+        attrs for tag, attrs in Tables(page(results(), title="t", shown=[Shown("one", given, 8)])).tags if tag == "img"
+    ]
+    assert len(images) == 3
+    for clip, attrs in zip(given, images, strict=True):
+        sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode((attrs["src"] or "").split(",")[1]))).convert("RGB"))
+        across = int(attrs["data-columns"] or "")
+        for index in range(int(attrs["data-frames"] or "")):
+            top, left = index // across * 6, index % across * 8
+            np.testing.assert_array_equal(sheet[top : top + 6, left : left + 8], clip[index])
+        assert attrs["data-frames"] == str(frames) and attrs["data-fps"] == "8"
+
+
+def test_large_clips_are_compressed_and_the_page_says_so() -> None:
+    small, large = (page(results(), title="t", shown=[Shown("one", clips(1, n, 128, 128), 8)]) for n in (64, 65))
+    assert "Clips are lossless" in small and "quality 90" in large
+    assert len(large) < len(small) / 2
+
+
+def test_rows_have_one_seed_and_a_caption_that_is_shared_once() -> None:
+    shown = [
+        Shown("real", clips(), 8, ["a red ball", "a blue ball"]),
+        Shown("one", clips(), 8, ["a red ball", "a green ball"], [7, 8]),
+        Shown("two", clips(1), 8, (), [7]),
+    ]
+    rows = Tables(page(results(), title="t", shown=shown)).tables["Clips, a column for each source"]
+    assert [text for text, _ in rows[0]] == ["real", "one", "two"]
+    assert rows[1][0][0] == "Seed 7 a red ball" and [text for text, _ in rows[2]] == ["real", "one", "two"]
+    assert rows[3][0][0] == "Seed 8 " and [text for text, _ in rows[4]] == ["real a blue ball", "one a green ball", ""]
+
+
+def test_rows_of_different_seeds_are_refused() -> None:
+    shown = [Shown("one", clips(), 8, (), [0, 1]), Shown("two", clips(), 8, (), [0, 2])]
+    with pytest.raises(ValueError, match=r"row 2 .* mixes seeds \[1, 2\]"):
+        page(results(), title="t", shown=shown)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"captions": ["a"]}, "1 captions for 2 clips"),
+        ({"seeds": [1, 2, 3]}, "3 seeds for 2 clips"),
+        ({"fps": 0.0}, "cannot be played"),
+        ({"clips": np.zeros((1, 0, 4, 4, 3), np.uint8)}, "cannot be played"),
+        ({"clips": np.zeros((1, 17, 1, 4000, 3), np.uint8)}, "too much for a page"),
+    ],
+)
+def test_clips_that_cannot_be_shown_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Shown("one", **({"clips": clips(), "fps": 8} | wrong))
+
+
+def test_hostile_names_are_text() -> None:
+    number = Number(1.0, 0.5, 1.5, 256, HOSTILE, HOSTILE, 1.0, HOSTILE)
+    protocol = Protocol(256, 16, None, 64, 64, HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, 0)
+    found = [Result(HOSTILE, HOSTILE, protocol, {HOSTILE: number}, {HOSTILE: HOSTILE}, {}, (HOSTILE, "\udcff.mp4"))]
+    shown = [Shown(HOSTILE, clips(), 8, [HOSTILE, HOSTILE])]
+    pictures = [Picture(HOSTILE, HOSTILE, clips()[0, 0])]
+    rows = [Difference(HOSTILE, HOSTILE, HOSTILE, 1.0, 0.0, 2.0, 0.5)]
+    text = page(found, title=HOSTILE, reference=HOSTILE, shown=shown, pictures=pictures, differences=rows)
+    tags = [tag for tag, _ in Tables(text).tags]
+    assert tags.count("script") == 1 and tags.count("img") == 3
+    assert text.count("alert(1)") == text.count("&lt;script&gt;alert(1)")
+    assert escape(" ".join(HOSTILE.split())) in text and "?.mp4" in text
+    text.encode()
+
+    plain = document(found, title=HOSTILE, reference=HOSTILE, differences=rows)
+    assert not re.search(r"(?<!\\)<|(?<!\\)`|(?<!\\)\[z|^# h", plain, re.MULTILINE)
+    for heading in ("## Numbers", "### What the numbers are", "## Paired differences", "## Protocol", "### How"):
+        assert len({len(row) for row in markdown_table(plain, heading)}) == 1  # no name has made a column
+    plain.encode()
+
+
+def test_one_result_without_anything_else() -> None:
+    bare = Result("one", "real", PROTOCOL, {"fvd": Number(1.0, 0.5, 1.5, 256)})
+    text, plain = page([bare], title="A report"), document([bare], title="A report")
+    assert "Clips</h2>" not in text and "Plots</h2>" not in text and "Paired" not in text and "Paired" not in plain
+    assert "<img" not in text and 'class="player"' not in text and 'class="real"' not in text
+    for form in (text, plain):
+        assert "95 % interval" in form and "bold" not in form
+        assert PROTOCOL.hash in form and "None." in form and "How each was made" not in form
+        assert "one, measured against the reference (9f9f9f9f9f): 256 clips of 16 frames, 64x64 pixels" in form
+
+
+def test_many_results_each_have_a_row_and_their_files_left_out() -> None:
+    found = results() * 6
+    text = page(found, title="t", reference="the test split")
+    assert len(Tables(text).tables["Numbers of each source"]) == 1 + 12 + 1
+    assert "12 sources, measured against the test split (9f9f9f9f9f)" in text
+    assert text.count("<li>one: broken.mp4: no frames</li>") == 6
+    assert Tables(text).tables["How each was made"][1][1][0] == "2.9"
+
+
+def test_nothing_is_refused() -> None:
+    for make in (page, document):
+        with pytest.raises(ValueError, match="no results"):
+            make([], title="t")
+
+
+def test_what_is_wide_scrolls_in_its_own_box_and_can_be_reached() -> None:
+    text = page(results(), title="t", shown=[Shown("one", clips(), 8)], pictures=[Picture("p", "s", clips()[0, 0])])
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "@media (max-width: 40rem)" in text and "@media (prefers-color-scheme: dark)" in text
+    assert re.search(r"\.box \{[^}]*overflow-x: auto", text)
+    tags = Tables(text).tags
+    boxes = [attrs for _, attrs in tags if attrs.get("class") == "box"]
+    assert len(boxes) == [tag for tag, _ in tags].count("table") == [tag for tag, _ in tags].count("caption")
+    assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in boxes)
+    assert all(attrs.get("scope") for tag, attrs in tags if tag == "th")
+    assert all(attrs.get("alt") for tag, attrs in tags if tag == "img")
