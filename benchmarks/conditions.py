@@ -5,7 +5,7 @@ with those of another clip, and with none.
     python benchmarks/conditions.py ../shared/data/licence_unknown/driving_sim_actions --told actions --last \\
         --minutes 4 8 --out out/driving
     python benchmarks/conditions.py ../shared/data/grid_talking_face --told audio --crop 40 50 64 64 \\
-        --mouth 22 42 40 54 --minutes 5 14 --out out/face
+        --mouth 18 42 38 54 --minutes 5 14 --out out/face
 
 A fifth of the files is held out: of a shuffled list, or with --last those at the end, where files follow each other. A
 codec is trained on the others for the first number of --minutes and latent-dit on its latents for the second. Of each
@@ -15,8 +15,10 @@ and seeds, with bootstrap intervals over clips.
 
 Actions come from a folder's metadata, or from an `actions.npz` beside it: an array `action_N` for each clip's number N,
 or one `action` [clips, T, A]. --crop cuts X Y WIDTH HEIGHT out of every frame first. --mouth X X Y Y is the box, in a
-crop's pixels, in which dark is an open mouth: how well its area goes with the sound's energy over a clip's new frames
-(correlation) with the sound that was given and with another clip's, and in the true frames.
+crop's pixels, around a mouth: the wider it is open, the more the brightness in there differs. How well this goes with
+the logarithm of the sound's energy two frames later (correlation over a clip's new frames) is measured on longer clips,
+65 frames window by window, with the sound that was given and with another clip's, and in the true frames. The two
+frames are what fits true clips best: a mouth opens before it is heard.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from torch import Tensor
 
 from kinema.commands.sample import write_sheet
 from kinema.conditions.audio import RATE
-from kinema.data.clips import open_source
+from kinema.data.clips import DataConfig, open_source
 from kinema.data.folder import ClipFile, scan
 from kinema.data.video import frame_rate, read_audio, read_frames
 from kinema.data.write import contact_sheet, to_uint8, write_video
@@ -56,7 +58,8 @@ GIVEN = 1 + GROUP
 HELD_OUT = 2**42  # the seed of measured windows: no run's own
 AT_ONCE = 16
 SHOWN = 6  # clips on a sheet
-DARK = 70  # brightness of 255 below which a pixel in the mouth's box is the inside of a mouth
+LONG = 65  # frames of clips whose mouths are measured
+LEAD = 2  # frames from a mouth's opening to its sound
 
 
 def prepared(folder: Path, out: Path, last: bool, crop: list[int] | None) -> tuple[Path, Path]:
@@ -107,41 +110,70 @@ def models(seen: Path, out: Path, arguments: argparse.Namespace) -> Model:
     data |= {"audio": arguments.told == "audio", "latents": arguments.latents}
     dit = preset("latent-dit", "sprites").changed(
         data=data,
-        family={"codec": str(out / "codec"), "depth": 6, "sampling": LatentDiTSampling()},  # no words to guide by
+        family={
+            "codec": str(out / "codec"),
+            "depth": 6,
+            "completing": 1.0,
+            "sampling": LatentDiTSampling(),  # no words to guide by
+        },
         train={"minutes": denoising, "average": 0.998, "compile": False},
     )
     return trained(dit, out / "dit")
 
 
 def predicted(model: Model, frames: Tensor, told: Conditions) -> Float[Tensor, "N T 3 H W"]:
-    """What the model makes of the first frames, seeds from 0 on."""
+    """What the model makes of the first frames, as many as there are; seeds from 0 on."""
     parts: list[Tensor] = []
     for first in range(0, len(frames), AT_ONCE):
         some = slice(first, min(first + AT_ONCE, len(frames)))
         given, noise = told[some].beginning(frames[some, :GIVEN]), Noise(tuple(range(some.start, some.stop)))
-        parts.append(torch.cat([*stream(model.family, model.run, noise, FRAMES, given)], 1).cpu())
+        parts.append(torch.cat([*stream(model.family, model.run, noise, frames.shape[1], given)], 1).cpu())
     return torch.cat(parts)
 
 
 def opening(frames: Float[Tensor, "N T 3 H W"], box: list[int]) -> Float[np.ndarray, "N T"]:
-    """The share of dark pixels in the mouth's box."""
+    """How much the brightness differs in the mouth's box."""
     left, right, top, bottom = box
-    grey = to_uint8(frames)[:, :, top:bottom, left:right].astype(np.float32).mean(-1)
-    return np.clip((DARK + 20 - grey) / 40, 0, 1).mean((2, 3))
+    return to_uint8(frames)[:, :, top:bottom, left:right].mean(-1, dtype=np.float32).std((2, 3))
 
 
-def energy(audio: Float[Tensor, "N samples"]) -> Float[np.ndarray, "N T"]:
+def energy(audio: Float[Tensor, "N samples"], frames: int) -> Float[np.ndarray, "N T"]:
     """The logarithm of the sound's energy in the time of each frame."""
-    edges = np.linspace(0, audio.shape[1], FRAMES + 1).round().astype(int)
+    edges = np.linspace(0, audio.shape[1], frames + 1).round().astype(int)
     parts = [audio[:, a:b].square().mean(1) for a, b in pairwise(edges)]
     return np.log10(torch.stack(parts, 1).numpy() + 1e-5)
 
 
-def together(x: np.ndarray, y: np.ndarray) -> Iterator[float]:
+def together(mouth: np.ndarray, sound: np.ndarray) -> Iterator[float]:
     """The correlation over the new frames of each clip in which both change."""
-    for a, b in zip(x[:, GIVEN:], y[:, GIVEN:], strict=True):
+    for a, b in zip(mouth[:, GIVEN:-LEAD], sound[:, GIVEN + LEAD :], strict=True):
         if a.std() > 1e-4 and b.std() > 0.2:
             yield float(np.corrcoef(a, b)[0, 1])
+
+
+def mouths(model: Model, data: DataConfig, clips: int, box: list[int]) -> Table:
+    """How mouths go with sounds, over longer clips."""
+    real = open_source(replace(data, frames=LONG)).batch(0, clips, seed=HELD_OUT)
+    assert real.given.audio is not None
+    own = real.given.audio
+    other = own.roll(len(own) // 2, 0)
+    frames = {
+        "true frames": real.frames,
+        "made with its own": predicted(model, real.frames, Conditions(audio=own)),
+        "made with another's": predicted(model, real.frames, Conditions(audio=other)),
+        "made without": predicted(model, real.frames, Conditions()),
+    }
+    heard = {"its own": energy(own, LONG), "another clip's": energy(other, LONG)}
+    table = Table("mouth of", "and sound", "clips", "correlation", "95 %", title=f"Mouth and sound, {LONG} frames")
+    for which, clip in frames.items():
+        for said, sound in heard.items():
+            values = torch.tensor([*together(opening(clip, box), sound)])
+            cells = ["-", "-"]
+            if len(values) > 1:
+                mean, low, high = mean_interval(values)
+                cells = [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
+            table.add_row(which, said, f"{len(values)}", *cells)
+    return table
 
 
 def waveforms(audio: Float[Tensor, "N samples"], width: int, height: int = 40) -> np.ndarray:
@@ -198,24 +230,8 @@ def main() -> None:
         table.add_row(which, f"{mean:.2f}", f"{low:.2f} to {high:.2f}", *cells)
     console = Console(width=110)
     console.print(table)
-    if arguments.mouth and real.given.audio is not None:
-        heard, other = energy(own), energy(own.roll(len(own) // 2, 0))
-        table = Table("mouth of", "and sound", "clips", "correlation", "95 %", title="Mouth and sound")
-        for which, frames, said, sound in (
-            ("true frames", real.frames, "its own", heard),
-            ("true frames", real.frames, "another clip's", other),
-            ("made with its own", made["its own"], "its own", heard),
-            ("made with its own", made["its own"], "another clip's", other),
-            ("made with another's", made["another clip's"], "that other's", other),
-            ("made without", made["none"], "its own", heard),
-        ):
-            values = torch.tensor([*together(opening(frames, arguments.mouth), sound)])
-            cells = ["-", "-"]
-            if len(values) > 1:
-                mean, low, high = mean_interval(values)
-                cells = [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
-            table.add_row(which, said, f"{len(values)}", *cells)
-        console.print(table)
+    if arguments.mouth:
+        console.print(mouths(model, data, min(arguments.windows, 32), arguments.mouth))
     shown = ("true", real.frames), ("its own", made["its own"]), ("another's", made["another clip's"])
     rows, labels = torch.stack([frames[:SHOWN] for _, frames in shown], 1).flatten(0, 1), [s for s, _ in shown]
     sheet = contact_sheet(to_uint8(rows), columns=FRAMES if arguments.mouth else 9, labels=labels * SHOWN)

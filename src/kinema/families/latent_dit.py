@@ -45,7 +45,7 @@ __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 CONTEXT = 0.2  # the highest noise level of given frames that are noised
 PARTLY = 0.6  # the noise level at which drawing begins of latents of which some frames are given
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
-UNHEARD = 0.75  # of sounds and of actions that are left out, as they may say all that a text would
+UNHEARD, ALONE = 0.75, 0.25  # of sounds and actions that are left out: beside texts, all of which they may say, and not
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
 GUIDED = {  # by what settings, and by which conditions together, as label and text both say what is to be seen
     "guidance": frozenset({"label", "text"}),
@@ -288,7 +288,8 @@ class LatentDiT(Family):
         given, levels, asked = self._task(x0, generator)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         x = torch.where(given, x0, flow.noised(config.path, x0, eps, levels))
-        shares = {"label": config.dropout, "text": config.dropout, "audio": UNHEARD, "actions": UNHEARD}
+        unheard = UNHEARD if config.words else ALONE
+        shares = {"label": config.dropout, "text": config.dropout, "audio": unheard, "actions": unheard}
         left_out = {name: draw(len(x0)) < share for name, share in shares.items()}
         heard = self.generator.network.listener(batch.given, config.frames, len(x0), left_out)
         if inside:
