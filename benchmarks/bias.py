@@ -52,7 +52,7 @@ def main() -> None:
         a, b = real[:clips], blurred[:clips]
         value, low, high = half_interval(frechet_distance, a, b)
         line = extrapolated(frechet_distance, a, b)
-        beneath = floor(frechet_distance, a).value / 2  # halves have twice the bias
+        beneath = floor(frechet_distance, a).at(clips).value
         cells = [f"{value:.2f}", f"{low:.2f} to {high:.2f}", f"{beneath:.2f}"]
         table.add_row(f"{clips}", *cells, f"{line.value:.2f}", f"{line.low:.2f} to {line.high:.2f}")
     Console().print(table)

@@ -11,7 +11,7 @@ A fifth of the files is held out: of a shuffled list, or with --last those at th
 codec is trained on the others for the first number of --minutes and latent-dit on its latents for the second. Of each
 held-out clip a window's first two latents' frames are given (5 of 17), and the rest is predicted: PSNR against the
 truth, beside that of the codec itself and of the last given frame standing still. Differences are of the same windows
-and seeds, with bootstrap intervals over clips.
+and seeds, with bootstrap intervals over files.
 
 Actions come from a folder's metadata, or from an `actions.npz` beside it: an array `action_N` for each clip's number N,
 or one `action` [clips, T, A]. --crop cuts X Y WIDTH HEIGHT out of every frame first. --mouth X X Y Y is the box, in a
@@ -42,7 +42,7 @@ from torch import Tensor
 
 from kinema.commands.sample import write_sheet
 from kinema.conditions.audio import RATE
-from kinema.data.clips import DataConfig, open_source
+from kinema.data.clips import DataConfig, FolderSource, open_source, shuffled
 from kinema.data.folder import ClipFile, scan
 from kinema.data.video import frame_rate, read_audio, read_frames
 from kinema.data.write import contact_sheet, to_uint8, write_video
@@ -156,7 +156,7 @@ def mouths(model: Model, data: DataConfig, clips: int, box: list[int]) -> Table:
     real = open_source(replace(data, frames=LONG)).batch(0, clips, seed=HELD_OUT)
     assert real.given.audio is not None
     own = real.given.audio
-    other = own.roll(len(own) // 2, 0)
+    other = own.roll(1, 0)
     frames = {
         "true frames": real.frames,
         "made with its own": predicted(model, real.frames, Conditions(audio=own)),
@@ -206,12 +206,14 @@ def main() -> None:
     seen, held_out = prepared(arguments.folder, arguments.out, arguments.last, arguments.crop)
     model = models(seen, arguments.out, arguments)
     data = replace(model.experiment.data, source=str(held_out), latents=0)
-    real = open_source(data).batch(0, arguments.windows, seed=HELD_OUT)
+    source = FolderSource(data)
+    real = source.batch(0, arguments.windows, seed=HELD_OUT)
+    files = np.array(shuffled(len(source.clips), 0, arguments.windows, HELD_OUT))  # whose windows are alike
     name = arguments.told
     own = getattr(real.given, name)
     told = {
         "its own": Conditions(**{name: own}),
-        "another clip's": Conditions(**{name: own.roll(len(own) // 2, 0)}),
+        "another clip's": Conditions(**{name: own.roll(1, 0)}),
         "none": Conditions(),
     }
     made = {which: predicted(model, real.frames, given) for which, given in told.items()}
@@ -224,8 +226,8 @@ def main() -> None:
     near = {which: psnr(frames, real.frames)[:, GIVEN:].mean(1) for which, frames in made.items()}
     table = Table(name, "PSNR", "95 %", "own less this", "95 %", title=f"{arguments.folder.name}: held-out prediction")
     for which, values in near.items():
-        mean, low, high = mean_interval(values)
-        better, least, most = mean_interval(near["its own"] - values)
+        mean, low, high = mean_interval(values, groups=files)
+        better, least, most = mean_interval(near["its own"] - values, groups=files)
         cells = ["-", "-"] if which == "its own" else [f"{better:.2f}", f"{least:.2f} to {most:.2f}"]
         table.add_row(which, f"{mean:.2f}", f"{low:.2f} to {high:.2f}", *cells)
     console = Console(width=110)

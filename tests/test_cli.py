@@ -289,7 +289,7 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
         (["evaluate", "shape-motion", "--clips", "2", "--frames", "1"], "frames"),
         (["compare", "shape-motion"], "two sources or more"),
         (["metrics", "audit", "--clips", "40"], "--on"),
-        (["metrics", "audit", "--on", "shape-motion", "--clips", "8"], "give 32 or more"),
+        (["metrics", "audit", "--on", "shape-motion", "--clips", "8"], "give 16 or more of each"),
     ],
     ids=lambda value: " ".join(value[:5]) if isinstance(value, list) else "",
 )

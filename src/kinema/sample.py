@@ -56,7 +56,8 @@ def stream(
 ) -> Iterator[Float[Tensor, "B t 3 H W"]]:
     """Yield float32 chunks in [-1, 1] of len(noise) clips, `frames` frames in all, as they are ready.
 
-    Raises ValueError if the family cannot use a condition or a stream of noise, or cannot draw so many frames.
+    Raises ValueError if the family cannot use a condition or a stream of noise, cannot draw so many frames, or makes
+    some that are not numbers.
     """
     if frames < 1:
         raise ValueError(f"frames must be at least 1, not {frames}")
@@ -75,6 +76,11 @@ def stream(
             chunk = next(chunks, None)
         if chunk is None:
             return
+        if not chunk.isfinite().all():
+            raise ValueError(
+                f"{type(family).__name__} made frames that are not numbers: its weights are broken, or its sampling "
+                "asks too much; take an earlier checkpoint, or other settings"
+            )
         yield chunk.float()
 
 

@@ -185,7 +185,7 @@ def test_a_full_disk_names_the_cache_and_the_way_out(five, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(clips, "write_header", full)
-    with pytest.raises(ValueError, match=r"cache.clips \(No space left on device\).*--data.cache FOLDER"):
+    with pytest.raises(ValueError, match=r"cache.clips \(No space left on device\).*KINEMA_CACHE"):
         FolderSource(five())
 
 

@@ -101,11 +101,11 @@ def test_page_document_and_json_have_the_same_numbers() -> None:
     seen = 0
     for result, row, line in zip(found, rows[1:], lines[1:], strict=False):
         assert row[0][0].startswith(result.source) and line[0].startswith(result.source)
-        saved = json.loads(json.dumps(result.to_dict()))["numbers"]
+        saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))["numbers"]
         for name, (text, exact), cell in zip(lines[0][1:], row[1:], line[1:], strict=True):
             assert figures(text) == figures(cell)
-            number = saved.get(name, {"value": NAN})
-            if math.isnan(number["value"]):
+            number = saved.get(name, {"value": None})
+            if number["value"] is None:
                 assert "not measured" in text and "not measured" in cell and exact == []
                 continue
             assert exact == [number[key] for key in ("value", "low", "high")]
@@ -172,8 +172,8 @@ def test_differences_are_the_same_in_page_and_document() -> None:
         Difference("psnr", "one", "two", 1.2345, 0.812, 1.654, 0.0002),
         Difference("x", "one", "two", NAN, NAN, NAN, NAN),
     ]
-    table = Tables(page(results(), title="t", differences=rows)).tables["Paired differences"]
-    lines = markdown_table(document(results(), title="t", differences=rows), "## Paired differences")
+    table = Tables(page(results(), title="t", differences=rows)).tables["Differences"]
+    lines = markdown_table(document(results(), title="t", differences=rows), "## Differences")
     assert [figures(text) for text, _ in table[1]] == [figures(cell) for cell in lines[2]]
     assert figures(lines[2][3]) == ["1.234", "0.812", "1.654"] and table[1][3][1] == [1.2345, 0.812, 1.654]
     assert table[1][4] == ("< 0.001", [0.0002]) and lines[2][4] == r"\< 0.001"
@@ -272,7 +272,7 @@ def test_hostile_names_are_text() -> None:
 
     plain = document(found, title=HOSTILE, reference=HOSTILE, differences=rows)
     assert not re.search(r"(?<!\\)<|(?<!\\)`|(?<!\\)\[z|^# h", plain, re.MULTILINE)
-    for heading in ("## Numbers", "### What the numbers are", "## Paired differences", "## Protocol", "### How"):
+    for heading in ("## Numbers", "### What the numbers are", "## Differences", "## Protocol", "### How"):
         assert len({len(row) for row in markdown_table(plain, heading)}) == 1  # no name has made a column
     plain.encode()
 

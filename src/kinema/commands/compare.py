@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kinema.commands.arguments import parse
@@ -68,6 +69,8 @@ def _results(path: Path) -> list[Result]:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as results of kinema evaluate: {error}") from None
+    if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
+        raise ValueError(f"{path} holds no results of kinema evaluate: make them with its --out")
     return [Result.from_dict(one, str(path)) for one in values]
 
 
@@ -76,6 +79,6 @@ def _print_differences(apart: Sequence[Difference]) -> None:
     for one in apart:
         value, low, high = written(one.difference, one.low, one.high)
         p = "" if one.p != one.p else written_p(one.p)
-        table.add_row(one.a, one.b, one.metric, value, f"{low} to {high}", p)
+        table.add_row(escape(one.a), escape(one.b), escape(one.metric), value, f"{low} to {high}", p)
     if apart:
         Console(width=120).print(table)

@@ -72,6 +72,7 @@ def measured(
     names: Sequence[str], against: str | None, settings: Settings, device: str
 ) -> tuple[list[Evaluation], Evaluation | None]:
     """What `evaluate` finds, with a bar while it lasts, and what was left out on stderr."""
+    run.keep_freed_memory()
     console = Console(file=sys.stderr)
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in (*names, *([against] if against else []))}
@@ -82,17 +83,15 @@ def measured(
             run.start(device),
             lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
         )
-    for one in (*found, *([reference] if reference and against not in names else [])):
-        for skipped in one.result.left_out[:NAMED]:
-            console.print(f"skipped {skipped}", markup=False, highlight=False, soft_wrap=True)
-        if len(one.result.left_out) > NAMED:
-            console.print(f"... and {len(one.result.left_out) - NAMED} more", highlight=False)
-        asked, count = settings.clips, one.result.protocol.clips
-        if count < asked:
-            console.print(
-                f"{count} clips of each side are measured: there are no more that do not overlap", highlight=False
-            )
-            break
+    left_out = [*dict.fromkeys(skipped for one in found for skipped in one.result.left_out)]
+    for skipped in left_out[:NAMED]:
+        console.print(f"skipped {skipped}", markup=False, highlight=False, soft_wrap=True)
+    if len(left_out) > NAMED:
+        console.print(f"... and {len(left_out) - NAMED} more", highlight=False)
+    if (count := found[0].result.protocol.clips) < settings.clips:
+        console.print(
+            f"{count} clips of each side are measured: there are no more that do not overlap", highlight=False
+        )
     return found, reference
 
 
@@ -104,7 +103,7 @@ def print_table(results: Sequence[Result], against: str | None) -> None:
     table = Table(title=escape(f"{title}; protocol {protocol.hash}"), title_justify="left")
     table.add_column("")
     for result in results:
-        table.add_column(result.source if len(results) > 1 else "value", justify="right")
+        table.add_column(escape(result.source) if len(results) > 1 else "value", justify="right")
         table.add_column("95 %", justify="right")
     table.add_column("reference or floor", justify="right")
     for place, (name, number) in enumerate(board.columns.items()):
@@ -113,7 +112,7 @@ def print_table(results: Sequence[Result], against: str | None) -> None:
             value, low, high = row[place].texts
             cells += [f"{value}{'*' if row[place].note else ''}", f"{low} to {high}" if low else ""]
         real = " to ".join(board.real[place])
-        table.add_row(f"{name}{f' ({number.unit})' if number.unit else ''}", *cells, real)
+        table.add_row(escape(f"{name}{f' ({number.unit})' if number.unit else ''}"), *cells, real)
     Console(width=max(100, 40 + 34 * len(results))).print(table)
     for note in board.notes:
         print(f"* {note}")
@@ -132,15 +131,16 @@ def write_report(
     title = f"{', '.join(result.source for result in results)}{f' against {against}' if against else ''}"
     columns = [*([reference] if reference else []), *(one for one in found if one is not reference)]
     shown = [_shown(one) for one in columns if len(one.rows.shown)]
-    pictures = [_line(one, reference) for one in found if reference and one is not reference]
-    pictures += [_by_frame(name, found) for name in next((one.rows.by_frame for one in found), {})]
+    lines = [one for one in found if any(n.endswith("at infinity") for n in one.result.numbers)]
+    pictures = [_line(one, reference) for one in lines if reference]
+    pictures += [_by_frame(name, found) for name in dict.fromkeys(n for one in found for n in one.rows.by_frame)]
     named = against or ""
     html = page(results, title=title, reference=named, shown=shown, pictures=pictures, differences=differences)
     (folder / "report.html").write_text(html, encoding="utf-8")
     text = document(results, title=title, reference=named, differences=differences)
     (folder / "report.md").write_text(text, encoding="utf-8")
     everything = [result.to_dict() for result in results]
-    (folder / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
+    (folder / "results.json").write_text(json.dumps(everything, indent=1, allow_nan=False) + "\n")
     print(f"wrote {folder / 'report.html'}, report.md and results.json")
 
 
@@ -153,7 +153,7 @@ def _shown(one: Evaluation) -> Shown:
 
 def _line(one: Evaluation, reference: Evaluation) -> Picture:
     """How the Frechet distance falls with more clips."""
-    line = extrapolation(one.rows, reference.rows)
+    line = extrapolation(one.rows, reference.rows, one.result.protocol.features["name"])
     inverse = 1 / line.clips
     laid = line.value + line.slope * inverse
     curves = {"subsets": (inverse, line.means), "line": (inverse, laid)}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -27,6 +27,7 @@ from kinema.evaluation.audit import STRENGTHS, Audit, audit
 from kinema.evaluation.sides import PIECE, Real, World
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
 from kinema.metrics.features import NETWORKS
+from kinema.metrics.protocol import without_nan
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Arguments:
 
     on: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """A folder of clips, or an embedded world."""
-    clips: int = 256
-    """How many; half of them are spoiled and held against the others."""
+    clips: int = 512
+    """How many at most; half of them, by files, are spoiled and held against the others."""
     frames: int = 16
     """Frames of a clip."""
     height: int = 64
@@ -48,8 +49,10 @@ class Arguments:
     """Pixels."""
     fps: float | None = None
     """That videos are resampled to."""
-    features: tuple[Literal["kinema", "i3d-stylegan-v", "i3d-videogpt", "v-jepa", "videomae"], ...] = ("kinema",)
-    """The networks whose distances are tried."""
+    features: str = "kinema"
+    """The network whose distances are tried: kinema, i3d-stylegan-v, i3d-videogpt, v-jepa or videomae."""
+    weights: str | None = None
+    """Its file of weights, or folder, where these do not come with kinema."""
     out: str | None = None
     """A folder for audit.json, audit.md, a plot of each measure and a sheet of spoiled clips."""
     device: str = "auto"
@@ -60,16 +63,22 @@ def main(words: Sequence[str]) -> None:
     """Run the audit, print its table, and write what was asked for."""
     arguments = parse(Arguments, "kinema metrics audit", words)
     size = {"frames": arguments.frames, "height": arguments.height, "width": arguments.width, "fps": arguments.fps}
+    if arguments.features not in NETWORKS:
+        raise ValueError(f"there are no features called {arguments.features!r}; there are {', '.join(NETWORKS)}")
+    run.keep_freed_memory()
     source = open_and_report(DataConfig(arguments.on, **size))
     side = Real(arguments.on, source, 0) if isinstance(source, FolderSource) else World(arguments.on, source, 0)
     count = min(arguments.clips, side.most or arguments.clips)
+    if count < 2:
+        raise ValueError(f"--clips must be 32 or more, not {arguments.clips}: half of them are held against the others")
     clips = np.concatenate([side.read(p, min(PIECE, count - p * PIECE)).frames for p in range(-(-count // PIECE))])
     place = run.start(arguments.device)
-    networks = {name: NETWORKS[name](None, place.device) for name in arguments.features}
+    networks = {arguments.features: NETWORKS[arguments.features](arguments.weights, place.device)}
+    groups = np.array([side.group(clip) for clip in range(count)])
     console = Console(file=sys.stderr)
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("spoiling clips", total=None)
-        found = audit(clips, networks, lambda done, total: bar.update(task, completed=done, total=total))
+        found = audit(clips, groups, networks, lambda done, total: bar.update(task, completed=done, total=total))
     print(f"{count} clips of {arguments.on}, {arguments.frames} frames of {arguments.width}x{arguments.height}")
     Console(width=150).print(_table(found))
     if arguments.out:
@@ -80,9 +89,8 @@ def _rows(found: Audit) -> list[list[str]]:
     """Of each measure: its rank for each corruption, and how it sees time against space."""
     rows = []
     for measure, curves in found.curves.items():
-        ranks = [f"{found.rank(measure, name):.2f}" for name in curves]
-        ratio = found.time_against_space(measure)
-        rows.append([measure, *ranks, "-" if math.isnan(ratio) else f"{ratio:.2f}"])
+        values = [*(found.rank(measure, name) for name in curves), found.time_against_space(measure)]
+        rows.append([measure, *("-" if math.isnan(value) else f"{value:.2f}" for value in values)])
     return rows
 
 
@@ -112,9 +120,10 @@ def _write(folder: Path, found: Audit, clips: np.ndarray, arguments: Arguments) 
         "error": {name: errors.tolist() for name, errors in found.error.items()},
         "floors": dict(found.floors),
         "curves": {m: {name: v.tolist() for name, v in of.items()} for m, of in found.curves.items()},
+        "seen": {m: {name: found.seen(m, name) for name in of} for m, of in found.curves.items()},
         "time_against_space": {m: {n: found.against_space(m, n) for n in TEMPORAL} for m in found.curves},
     }
-    (folder / "audit.json").write_text(json.dumps(values, indent=1) + "\n")
+    (folder / "audit.json").write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
     for measure, curves in found.curves.items():
         for kind, names in (("space", SPATIAL), ("time", TEMPORAL)):
             lines_of = {name: (np.array(STRENGTHS), curves[name]) for name in names}

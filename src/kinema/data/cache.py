@@ -43,7 +43,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise ValueError(
             f"cannot write to {path.parent} ({error.strerror}): "
-            "make room there or give another folder with --data.cache FOLDER"
+            "make room there or give another folder, of the cache by $KINEMA_CACHE"
         ) from error
 
 

@@ -147,7 +147,9 @@ class FolderSource:
         self.facts = replace(facts, words=told, actions=columns.pop(), audio=config.audio)
         known = [(decoded.content, c.label, c.caption) for decoded, c in zip(self._decoded, self.clips, strict=True)]
         done = [None if decoded.actions is None else decoded.actions.tobytes() for decoded in self._decoded]
-        self.key = digest(self.facts, config.flip, known, *(done if self.facts.actions else ()))
+        self.key = digest(
+            CACHE_VERSION, self.facts, config.fps, config.flip, known, *(done if self.facts.actions else ())
+        )
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each starting anywhere in its clip, all clips once before any comes again.

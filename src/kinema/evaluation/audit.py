@@ -11,7 +11,8 @@ For each corruption of `metrics.corruptions` at rising strength, a measure of th
   to see far less of time (Ge et al. 2024, arXiv 2404.12391).
 
 Measures that compare each clip with itself before it was spoiled (PSNR, SSIM) see every change of a pixel; those of
-single clips count by how far their mean moves from that of clean clips, in deviations of clips.
+single clips count by how far their mean moves from that of the same clips unspoiled, in deviations of clips, and their
+floor is how far it is from that of other clips.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from scipy.stats import rankdata
 
 from kinema.data.write import from_uint8
-from kinema.evaluation.measure import Of, distances_of
+from kinema.evaluation.measure import distances_of
 from kinema.evaluation.rows import of_each
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
 from kinema.metrics.features import FeatureNetwork
@@ -51,8 +52,10 @@ class Audit:
     floors: Mapping[str, float]  # of each measure: what other clean clips have
 
     def rank(self, measure: str, corruption: str) -> float:
-        """Spearman's correlation of a measure with the strength, 0 where it does not move."""
+        """Spearman's correlation of a measure with the strength; 0 where it does not move, NaN where there is none."""
         values = self.curves[measure][corruption]
+        if not np.isfinite(values).all():
+            return np.nan
         return float(np.corrcoef(rankdata(self.strengths), rankdata(values))[0, 1]) if np.ptp(values) > 0 else 0.0
 
     def seen(self, measure: str, corruption: str) -> float | None:
@@ -93,27 +96,33 @@ class Audit:
 
 def audit(
     clips: UInt8[np.ndarray, "N T H W 3"],
+    groups: Int64[np.ndarray, " N"],
     networks: Mapping[str, FeatureNetwork],
     progress: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
 ) -> Audit:
     """Try all measures on clips of which half are spoiled and held against the clean other half.
 
-    So a distance is never 0 by sharing clips, and its floor is what the clean halves have. Raises ValueError for fewer
-    than 32 clips.
+    So a distance is never 0 by sharing clips, and its floor is what the clean halves have. Clips of one of the `groups`
+    come into one half. Raises ValueError where a half has fewer than 16 clips.
     """
-    if len(clips) < 2 * AT_ONCE:
-        raise ValueError(f"an audit holds half of the clips against the others: give {2 * AT_ONCE} or more")
-    clean, other = clips[::2], clips[1::2]
+    order = list(dict.fromkeys(groups.tolist()))
+    first = np.isin(groups, order[::2])
+    clean, other = clips[first], clips[~first]
+    if min(len(clean), len(other)) < AT_ONCE:
+        raise ValueError(
+            f"an audit holds half of the clips against the others, by files, and here these are {len(clean)} and "
+            f"{len(other)}: give {AT_ONCE} or more of each"
+        )
     reference, beneath = _seen(other, networks), _seen(clean, networks)
     spread = {name: float(np.nanstd(values)) or 1.0 for name, values in reference[1].items()}
-    floors = _values(beneath, reference, spread, networks)
+    floors = _values(beneath, reference, reference[1], spread, networks)
     curves: dict[str, dict[str, list[float]]] = {}
     error: dict[str, list[float]] = {}
     steps = [(name, strength) for name in SPATIAL | TEMPORAL for strength in STRENGTHS]
     for done, (name, strength) in enumerate(steps, 1):
         spoiled = corrupted(clean, name, strength, seed)
-        found = _values(_seen(spoiled, networks), reference, spread, networks) | _paired(clean, spoiled)
+        found = _values(_seen(spoiled, networks), reference, beneath[1], spread, networks) | _paired(clean, spoiled)
         for measure, value in found.items():
             curves.setdefault(measure, {}).setdefault(name, []).append(value)
         error.setdefault(name, []).append(float(np.square(spoiled.astype(np.float32) - clean).mean()))
@@ -134,7 +143,7 @@ def _seen(clips: np.ndarray, networks: Mapping[str, FeatureNetwork]) -> tuple[Ea
     for first in range(0, len(clips), AT_ONCE):
         some = clips[first : first + AT_ONCE]
         for name, network in networks.items():
-            features[name].append(network(torch.from_numpy(some)).numpy())
+            features[name].append(network(torch.from_numpy(some)).float().cpu().numpy())
         found, directions = of_each(some)
         ways.append(directions)
         for name, values in found.items():
@@ -146,19 +155,19 @@ def _seen(clips: np.ndarray, networks: Mapping[str, FeatureNetwork]) -> tuple[Ea
 def _values(
     found: tuple[Each, Each, np.ndarray],
     reference: tuple[Each, Each, np.ndarray],
+    unspoiled: Each,
     spread: Mapping[str, float],
     networks: Mapping[str, FeatureNetwork],
 ) -> dict[str, float]:
-    """Every measure of some clips against the reference, such that more is worse."""
+    """Every measure of some clips against the reference, or the same ones unspoiled, such that more is worse."""
     values: dict[str, float] = {}
     for name in networks:
-        of: Of
-        for measure, (of, better, _) in distances_of(name).items():
-            told = measure if name in measure else f"{measure} {name}"
-            value = of(reference[0][name], found[0][name])
-            values[told] = 1 - value if better == "higher" else value
+        for measures, of, better, _ in distances_of(name):
+            for measure, value in zip(measures, np.atleast_1d(of(reference[0][name], found[0][name])), strict=True):
+                told = measure if name in measure else f"{measure} {name}"
+                values[told] = float(1 - value if better == "higher" else value)
     for name, of_clips in found[1].items():
-        values[name] = float(abs(np.nanmean(of_clips) - np.nanmean(reference[1][name])) / spread[name])
+        values[name] = float(abs(np.nanmean(of_clips) - np.nanmean(unspoiled[name])) / spread[name])
     values["direction distance"] = direction_distance(reference[2], found[2])
     return values
 

@@ -10,11 +10,14 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
+
 from kinema.data.clips import DataConfig, FolderSource, open_source
 from kinema.evaluation.measure import numbers
 from kinema.evaluation.rows import Rows, measured
 from kinema.evaluation.saved import Saved, load_saved
 from kinema.evaluation.sides import Generated, Real, Side, World, names_model
+from kinema.metrics.exactness import sha256
 from kinema.metrics.features import NETWORKS
 from kinema.metrics.protocol import Protocol, Result
 from kinema.run import Run
@@ -25,7 +28,7 @@ __all__ = ["Evaluation", "Settings", "evaluate"]
 
 RESIZE = "to cover the size and cropped at the centre, in one step, Lanczos"
 NEAR = 0.01  # share by which frame rates may differ and be the same
-PACKAGES = ("kinema", "torch", "numpy", "scipy", "opencv-python-headless", "av", "pillow")
+PACKAGES = ("kinema", "torch", "numpy", "scipy", "av", "pillow")
 
 Progress = Callable[[str, int, int], None]  # called with a source's name, how many pieces are done, and of how many
 
@@ -34,7 +37,7 @@ Progress = Callable[[str, int, int], None]  # called with a source's name, how m
 class Settings:
     """How clips are taken and measured; what is not said is the model's that is measured, or a folder's default."""
 
-    clips: int = 256
+    clips: int = 512
     """Of each side; of a folder at most as many as it has windows that do not overlap."""
     frames: int | None = None
     """Of a clip; 16 without a model."""
@@ -100,16 +103,19 @@ def evaluate(
     count = min([settings.clips, *(side.most for side in every if side.most is not None)])
     if count < 2:
         raise ValueError(f"{count} clip cannot be measured, as there is no interval to state: give 2 or more")
+    rates = [side.fps for side in (*([real] if real else []), *sides) if side.fps is not None]
     protocol = Protocol(
         clips=count,
         frames=data.frames,
-        fps=data.fps,
+        fps=round(float(rates[0]), 6) if rates else None,
         height=data.height,
         width=data.width,
         resize=RESIZE,
         features={"name": network.name, "checksum": network.checksum, "preprocessing": network.preprocessing},
         reference=real.key if real else "",
         seed=settings.seed,
+        paired=settings.paired,
+        lpips=sha256(Path(settings.lpips)) if settings.lpips else "",
     )
 
     def rows(side: Side | Saved) -> Rows:
@@ -126,7 +132,7 @@ def evaluate(
             numbers=numbers(found, reference, network.name, settings.force),
             made=_made(side.model if isinstance(side, Generated) else None, place),
             each={key: values.tolist() for key, values in found.each.items()},
-            left_out=side.skipped,
+            left_out=tuple(dict.fromkeys((*(real.skipped if real else ()), *side.skipped))),
         )
         return Evaluation(result, found, side.fps)
 
@@ -160,16 +166,18 @@ def _data(settings: Settings, models: dict[str, Model]) -> DataConfig:
     asked = (settings.height, settings.width)
     if len(sizes) > 1 or (facts and any(want not in (None, is_) for want, is_ in zip(asked, *sizes, strict=True))):
         listed = ", ".join(f"{name} {m.facts.width}x{m.facts.height}" for name, m in models.items())
-        raise ValueError(f"models are measured at the size of their clips, and here these differ: {listed}")
+        raise ValueError(
+            f"models are measured at the size of their clips, one for all: leave --height and --width out ({listed})"
+        )
     if len(rates) > 1 and settings.fps is None:
         raise ValueError("the models were trained at different frame rates: say at which to measure with --fps")
     ((height, width),) = sizes
     return replace(
         plain,
-        frames=settings.frames or min((one.frames for one in facts), default=plain.frames),
-        height=settings.height or height,
-        width=settings.width or width,
-        fps=settings.fps or next(iter(rates)),
+        frames=min((one.frames for one in facts), default=plain.frames) if settings.frames is None else settings.frames,
+        height=height if settings.height is None else settings.height,
+        width=width if settings.width is None else settings.width,
+        fps=next(iter(rates)) if settings.fps is None else settings.fps,
     )
 
 
@@ -187,7 +195,9 @@ def _refuse_rates(sides: Sequence[Side | Saved]) -> None:
 def _made(model: Model | None, place: Run) -> dict[str, str]:
     """How a result came about, where that need not be the same for all."""
     found = {name: version(name) for name in PACKAGES}
-    found |= {"python": platform.python_version(), "device": str(place.device)}
+    found |= {"opencv": cv2.__version__, "python": platform.python_version(), "device": str(place.device)}
+    if model is not None and model.family.past:
+        found["given"] = f"the first {model.family.past} frames are real ones, which count in all but PSNR and its like"
     if model is not None:
         found |= {
             "sampling": json.dumps(asdict(model.family.sampling)) if model.family.sampling else "",

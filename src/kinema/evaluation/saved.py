@@ -26,13 +26,17 @@ class Saved:
     groups: Int64[np.ndarray, " N"]
     protocol: Protocol
     kind = "features"
-    fps = None
     skipped = ()
 
     @property
     def most(self) -> int:
         """N."""
         return len(self.features)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of the clips."""
+        return self.protocol.fps
 
     @property
     def key(self) -> str:
@@ -46,7 +50,7 @@ class Saved:
 
     def refuse_other(self, protocol: Protocol) -> None:
         """Raise ValueError where features were made in another way than `protocol` says."""
-        for name in ("features", "frames", "fps", "height", "width", "resize", "version"):
+        for name in ("features", "frames", "height", "width", "resize", "version"):
             theirs, ours = getattr(self.protocol, name), getattr(protocol, name)
             if theirs != ours:
                 raise ValueError(f"{self.name} was made with {name} {theirs}, and this is {ours}: measure both alike")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
-from kinema import checkpoint
+from kinema import __version__, checkpoint
 from kinema.data.cache import digest
 from kinema.data.clips import FolderSource, Source
 from kinema.data.write import from_uint8, to_uint8
@@ -40,7 +41,7 @@ class Real:
 
     def __init__(self, name: str, source: FolderSource, seed: int, truth: Real | None = None) -> None:
         self.name, self.source, self.fps, self.truth = name, source, source.facts.fps, truth
-        self.skipped = tuple(f"{left.name}: {left.reason}" for left in source.skipped)
+        self.skipped = tuple(f"{Path(name, left.name)}: {left.reason}" for left in source.skipped)
         rng = np.random.default_rng((mix("evaluate"), seed))
         windows = [source.windows[place] for place in rng.permutation(len(source.windows))]
         turns: dict[int, int] = {}
@@ -76,7 +77,7 @@ class World:
     def __init__(self, name: str, source: Source, seed: int) -> None:
         self.name, self.source, self.fps = name, source, source.facts.fps
         self.seed = mix("evaluate", seed)
-        self.key = digest("world", source.key, seed)
+        self.key = digest("world", __version__, source.key, seed)
 
     def read(self, piece: int, size: int) -> Pixels:
         """Clips, drawn anew."""
@@ -105,16 +106,21 @@ class Generated:
             raise ValueError(f"{name} goes on from frames that it is given: say --against a folder that has them")
         self.name, self.model, self.frames, self.seed, self.told = name, model, frames, seed, told
         self.fps = model.facts.fps
-        told_by = told.key if told and (model.family.past or model.family.accepts) else None
-        settings = (frames, seed, model.family.sampling, str(model.run.precision), told_by)
-        self.key = digest("generated", _weights(name), *settings)
+        self.classes = _same_classes(name, model, told)
+        told_by = told.key if told and (model.family.past or model.family.accepts - {"known", "mask"}) else None
+        settings = (frames, seed, model.family.sampling, str(model.run.precision), str(model.run.device), told_by)
+        self.key = digest("generated", __version__, _weights(name), *settings)
 
     def read(self, piece: int, size: int) -> Pixels:
         """Clips, generated now."""
         first, given, told = self.seed + piece * PIECE, Conditions(), None
         if self.told is not None:
             told = self.told.read(piece, size)
-            given = self.model.family.conditions_of(Batch(from_uint8(told.frames), told.given))
+            label = told.given.label
+            if label is not None:
+                label = torch.tensor([self.classes[k] for k in label.tolist()]) if self.classes else None
+            real = Batch(from_uint8(told.frames), replace(told.given, label=label))
+            given = self.model.family.conditions_of(real)
         noise = Noise(tuple(range(first, first + size)))
         chunks = stream(self.model.family, self.model.run, noise, self.frames, given)
         frames = np.concatenate([to_uint8(chunk) for chunk in chunks], 1)
@@ -139,6 +145,16 @@ def names_model(word: str) -> bool:
     """Whether a word names a run, a checkpoint, an exported model or one that ships."""
     path = Path(word)
     return word in shipped() or path.suffix == ".safetensors" or any(path.glob("step-*")) or _is_checkpoint(path)
+
+
+def _same_classes(name: str, model: Model, told: Side | None) -> list[int]:
+    """The model's number of each of the reference's classes; none where the model was trained without."""
+    if told is None or isinstance(told, Generated) or not model.facts.classes or "label" not in model.family.accepts:
+        return []
+    theirs, ours = told.source.facts.classes, model.facts.classes
+    if foreign := [label for label in theirs if label not in ours]:
+        raise ValueError(f"{name} was not trained on clips of {foreign[0]!r}, which {told.name} has: leave these out")
+    return [ours.index(label) for label in theirs]
 
 
 def _is_checkpoint(path: Path) -> bool:

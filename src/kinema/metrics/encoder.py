@@ -15,8 +15,6 @@ all places and times of the last two, and one linear layer. Features vary by one
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kinema.metrics.exactness import exact, sha256
 from kinema.run import channels_last
 
 __all__ = ["Encoder", "KinemaFeatures", "prepared"]
@@ -100,19 +99,15 @@ class KinemaFeatures:
     least = LEAST
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.checksum = _checksum()
+        self.checksum = sha256(WEIGHTS)
         self.device = device or torch.device("cpu")
         encoder = Encoder()
-        encoder.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}, strict=False)
+        counters = {name: x for name, x in encoder.state_dict().items() if name.endswith("num_batches_tracked")}
+        encoder.load_state_dict(counters | {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
         channels_last(encoder)
         self.encoder = encoder.to(self.device).eval()
 
-    @torch.inference_mode()
     def __call__(self, clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 128"]:
         """The features of clips of 4 frames or more."""
-        return self.encoder(prepared(clips.to(self.device))).cpu()
-
-
-@cache
-def _checksum() -> str:
-    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+        with exact(self.device):
+            return self.encoder(prepared(clips.to(self.device)))

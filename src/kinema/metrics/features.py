@@ -36,7 +36,7 @@ class FeatureNetwork(Protocol):
     """Frames that a clip must have."""
 
     def __call__(self, clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B D"]:
-        """The float32 features of clips of 8-bit RGB, computed without gradients on the network's own device."""
+        """The float32 features of clips of 8-bit RGB, computed without gradients, on the network's own device."""
         ...
 
 

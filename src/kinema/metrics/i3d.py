@@ -13,11 +13,8 @@ kinema downloads neither: no address is known that is both lasting and published
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,8 +24,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from kinema.data.cache import cache_folder
+from kinema.metrics.exactness import exact, first_line, sha256
 
-__all__ = ["I3D", "I3DStyleGANV", "I3DVideoGPT", "exact", "first_line", "sha256"]
+__all__ = ["I3D", "I3DStyleGANV", "I3DVideoGPT"]
 
 CLASSES = 400  # of Kinetics
 SIDE = 224  # pixels
@@ -235,24 +233,6 @@ def _cropped(clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T 224 224"
     return rearrange((frames - 0.5) * 2, "(b t) c h w -> b c t h w", b=batch).contiguous()
 
 
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """Compute in true float32, without gradients: no autocast, and no convolutions that round to TF32 on a GPU."""
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), flags:
-        yield
-
-
-def sha256(*files: Path) -> str:
-    """The SHA-256 of files' content, one after the other, in hexadecimal: of one file what `sha256sum` says."""
-    hashed = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                hashed.update(block)
-    return hashed.hexdigest()
-
-
 def _file(path: str | None, name: str, source: str) -> Path:
     """Where the file of weights is."""
     file = Path(path).expanduser() if path else cache_folder(None, "weights") / name
@@ -264,8 +244,3 @@ def _file(path: str | None, name: str, source: str) -> Path:
 def _enough(network: str, clips: Tensor, least: int) -> None:
     if clips.shape[1] < least:
         raise ValueError(f"{network} needs clips of {least} frames or more, not {clips.shape[1]}: give longer ones")
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or else what it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from kinema.metrics.i3d import exact, first_line, sha256
+from kinema.metrics.exactness import exact, first_line, sha256
 
 __all__ = ["VideoTransformer", "v_jepa", "videomae"]
 

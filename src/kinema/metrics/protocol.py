@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["VERSION", "Number", "Protocol", "Result"]
+__all__ = ["VERSION", "Number", "Protocol", "Result", "without_nan"]
 
 VERSION = 1  # of how measures are made: raised with each change that moves a number
 
@@ -27,7 +28,7 @@ class Protocol:
     frames: int
     """Of a clip."""
     fps: float | None
-    """That clips are resampled to; None: frames are taken as they come."""
+    """Frames a second of all clips; None where it is not known."""
     height: int
     """Pixels."""
     width: int
@@ -40,6 +41,10 @@ class Protocol:
     """What is measured against: a hash of its content; empty where nothing is."""
     seed: int
     """Of the choice of clips, and the first of generated ones."""
+    paired: bool = False
+    """Whether folders were measured as predictions of the reference's files."""
+    lpips: str = ""
+    """The SHA-256 of LPIPS's weights; empty without."""
     version: int = VERSION
     """Of kinema's measures."""
 
@@ -78,26 +83,42 @@ class Result:
     protocol: Protocol
     numbers: Mapping[str, Number]
     made: Mapping[str, str] = field(default_factory=dict)
-    """Versions, times and settings that do not have to be the same."""
+    """Versions and settings that do not have to be the same."""
     each: Mapping[str, list[float]] = field(default_factory=dict)
     """The values of single clips, for paired tests, in the order of their seeds."""
     left_out: tuple[str, ...] = ()
     """Files that could not be read, and why."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it, with the protocol's hash."""
-        return {**asdict(self), "hash": self.protocol.hash}
+        """As JSON holds it, None where a value is NaN, with the protocol's hash."""
+        return without_nan({**asdict(self), "hash": self.protocol.hash})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], name: str) -> Result:
         """Of what `to_dict` gave; `name` is the file's. Raises ValueError where it is something else."""
         try:
             protocol = Protocol(**values["protocol"])
-            numbers = {key: Number(**number) for key, number in values["numbers"].items()}
-            rest = {key: values[key] for key in ("source", "kind", "made", "each")}
-            found = cls(protocol=protocol, numbers=numbers, left_out=tuple(values["left_out"]), **rest)
+            numbers = {key: Number(**_with_nan(number)) for key, number in values["numbers"].items()}
+            each = {key: [math.nan if x is None else x for x in of] for key, of in values["each"].items()}
+            rest = {key: values[key] for key in ("source", "kind", "made")}
+            found = cls(protocol=protocol, numbers=numbers, each=each, left_out=tuple(values["left_out"]), **rest)
+            was = values["hash"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{name} holds no results of kinema evaluate ({error}): make them anew") from None
-        if found.protocol.hash != values["hash"]:
+        if found.protocol.hash != was:
             raise ValueError(f"{name}: the protocol was changed after it was measured: make it anew")
         return found
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None in place of NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(of) for of in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(number: Mapping[str, Any]) -> dict[str, Any]:
+    """A number's values, NaN where there is none."""
+    return {key: math.nan if of is None and key in ("value", "low", "high") else of for key, of in number.items()}

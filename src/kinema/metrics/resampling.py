@@ -36,7 +36,8 @@ __all__ = [
     "paired_test",
 ]
 
-Distance = Callable[[np.ndarray, np.ndarray], float]
+Value = float | np.ndarray  # or several values at once, each with an interval of its own
+Distance = Callable[[np.ndarray, np.ndarray], Value]
 Groups = Sequence[Shaped[np.ndarray, " _"] | None]
 
 SIZES = 6  # of subsets, through which a line is laid
@@ -64,10 +65,10 @@ class Extrapolation:
 class Floor:
     """What a perfect model would score, with as many clips on each side."""
 
-    value: float
+    value: Value
     """The mean over splits."""
-    low: float
-    high: float
+    low: Value
+    high: Value
     """The range of single splits: a distance within it does not tell a model from the real. Other real clips than these
     vary somewhat more, so one just above it does not either."""
     clips: int
@@ -104,7 +105,7 @@ def half_interval(
     splits: int = 50,
     level: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float, float]:
+) -> tuple[Value, Value, Value]:
     """The distance of two sets, and the ends of its interval by random halves of both.
 
     The interval is for the mean distance at these numbers of clips, bias and all. It is Student's, as wide as the
@@ -127,7 +128,7 @@ def difference_interval(
     splits: int = 50,
     level: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float, float]:
+) -> tuple[Value, Value, Value]:
     """`of(a1, reference)` less `of(a2, reference)`, and the ends of its interval by halves, as in `half_interval`.
 
     Both distances are to the same half of the reference, whose noise they share and mostly lose. Where clips of the two
@@ -139,7 +140,7 @@ def difference_interval(
             f"distances of {len(a1)} and {len(a2)} clips have different biases: take as many of each model"
         )
 
-    def difference(x1: np.ndarray, x2: np.ndarray, to: np.ndarray) -> float:
+    def difference(x1: np.ndarray, x2: np.ndarray, to: np.ndarray) -> Value:
         return of(x1, to) - of(x2, to)
 
     sides, rng = (a1, a2, reference), np.random.default_rng(seed)
@@ -204,15 +205,21 @@ def floor(
     rng = np.random.default_rng(seed)
     units = _units([real], [groups])
     values = [of(real[one], real[~one]) for (one,) in _splits(units, splits, rng)]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Floor(float(np.mean(values)), float(low), float(high), len(real) // 2)
+    drawn = np.array(values)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Floor(drawn.mean(0), low, high, len(real) // 2)
 
 
 def paired_test(
-    x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"], level: float = 0.95, seed: int = 0
+    x: Float[np.ndarray, " N"],
+    y: Float[np.ndarray, " N"],
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Shaped[np.ndarray, " N"] | None = None,
 ) -> PairedTest:
     """The mean of x - y over clips of the same seeds, with a bootstrap interval and a sign-flip test (Fisher 1935).
 
+    Both draw `groups` of clips that are alike, such as those told by windows of one file, as one.
     All 2^N flips are tried where they are fewer than 10,000, else as many random ones. Raises ValueError for fewer than
     2 pairs, and where a value is NaN or infinite.
     """
@@ -220,9 +227,10 @@ def paired_test(
     bad = np.flatnonzero(~np.isfinite(differences))
     if len(bad):
         raise ValueError(f"pair {bad[0]} has no finite difference: leave out of both what could not be measured of one")
-    value, low, high = mean_interval(torch.from_numpy(differences), level, seed)
+    value, low, high = mean_interval(torch.from_numpy(differences), level, seed, groups)
+    _, units = np.unique(np.arange(len(differences)) if groups is None else groups, return_inverse=True)
     test = scipy.stats.permutation_test(
-        (differences,),
+        (np.bincount(units, differences),),
         np.mean,
         permutation_type="samples",  # of a single sample: flips of signs
         vectorized=True,
@@ -264,12 +272,12 @@ def _splits(units: Sequence[np.ndarray], splits: int, rng: np.random.Generator) 
 
 
 def _spread(
-    of: Callable[..., float],
+    of: Callable[..., Value],
     sides: Sequence[np.ndarray],
     units: Sequence[np.ndarray],
     splits: int,
     rng: np.random.Generator,
-) -> float:
+) -> Value:
     """The standard error of `of` at all sides, as the deviation of its values at random halves from their own mean.
 
     Their own, since a biased distance is another at half the clips. Both halves of a split are taken: what is of the
@@ -279,7 +287,7 @@ def _spread(
     for ones in _splits(units, splits, rng):
         values.append(of(*(side[one] for side, one in zip(sides, ones, strict=True))))
         values.append(of(*(side[~one] for side, one in zip(sides, ones, strict=True))))
-    return float(np.std(values))
+    return np.array(values).std(0)
 
 
 def _quantile(units: Sequence[np.ndarray], level: float) -> float:

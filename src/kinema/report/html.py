@@ -24,6 +24,7 @@ from PIL import Image
 from kinema.metrics.protocol import Result
 from kinema.report.markdown import (
     BETTER,
+    PAIRED,
     Cell,
     Difference,
     Leaderboard,
@@ -176,9 +177,11 @@ def _clips(shown: Sequence[Shown]) -> str:
         if lossless
         else f"of more than {LOSSLESS} pixels in all are compressed (WebP, quality {QUALITY})"
     )
+    made = [column for column in shown if column.seeds]
+    seeds = "Clips that were generated stand in the row of their seed. " if made else ""
     return _section(
         "Clips",
-        f"<p>Each row has one seed and the same conditions. Clips {how}.</p>",
+        f"<p>{seeds}Clips {how}.</p>",
         '<div class="player" role="group" aria-label="All clips" hidden><button type="button">Play</button>'
         '<input type="range" min="0" value="0" aria-label="Time"><output>0.00 s</output></div>',
         table,
@@ -236,8 +239,8 @@ def _differences(differences: Sequence[Difference]) -> str:
         '<tr><th scope="col">Number</th><th scope="col">A</th><th scope="col">B</th>'
         '<th scope="col" class="number">Difference</th><th scope="col" class="number">p</th></tr>'
     )
-    table = _table("Paired differences", heads, rows)
-    return _section("Paired differences", "<p>A less B over the same seeds, with the 95 % interval.</p>", table)
+    table = _table("Differences", heads, rows)
+    return _section("Differences", f"<p>{_text(PAIRED)}</p>", table)
 
 
 def _protocol(results: Sequence[Result]) -> str:

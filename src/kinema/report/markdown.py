@@ -15,6 +15,7 @@ from kinema.metrics.protocol import Number, Protocol, Result
 
 __all__ = [
     "BETTER",
+    "PAIRED",
     "Cell",
     "Difference",
     "Leaderboard",
@@ -31,6 +32,10 @@ __all__ = [
 
 UNMEASURED = "not measured"
 REFERENCE = "Reference (of a distance, its floor)"
+PAIRED = (
+    "A less B, with the 95 % interval; p is of a test over pairs of clips, of the same seeds or files, where there are "
+    "such."
+)
 BETTER = {
     "higher": "higher is better",
     "lower": "lower is better",
@@ -145,7 +150,7 @@ def sentence(results: Sequence[Result], reference: str = "") -> str:
     what = results[0].source if len(results) == 1 else f"{len(results)} sources"
     named = f"{reference or 'the reference'} ({protocol.reference[:10]})"
     against = f"measured against {named}" if protocol.reference else "measured without a reference"
-    rate = "as they come" if protocol.fps is None else f"at {protocol.fps:g} frames a second"
+    rate = "at an unknown rate" if protocol.fps is None else f"at {protocol.fps:g} frames a second"
     size = f"{protocol.clips} clips of {protocol.frames} frames, {protocol.width}x{protocol.height} pixels, {rate}"
     return f"{what}, {against}: {size}."
 
@@ -156,11 +161,13 @@ def record(protocol: Protocol) -> dict[str, str]:
         "hash": protocol.hash,
         "clips": f"{protocol.clips} of each side",
         "frames": f"{protocol.frames} of a clip",
-        "frame rate": "as it comes" if protocol.fps is None else f"{protocol.fps:g} frames a second",
+        "frame rate": "not known" if protocol.fps is None else f"{protocol.fps:g} frames a second",
         "size": f"{protocol.width}x{protocol.height} pixels",
         "resized": protocol.resize,
         "reference": protocol.reference or "none",
         "seed": str(protocol.seed),
+        "paired with the reference's files": "yes" if protocol.paired else "no",
+        "weights of LPIPS": protocol.lpips or "none",
         "version of the measures": str(protocol.version),
     }
     return rows | {f"features: {name}": value for name, value in protocol.features.items()}
@@ -203,7 +210,7 @@ def document(
     parts += ["### What the numbers are", _table(["Number", "Unit", "Better", REFERENCE], legend)]
     if differences:
         rows = [[*map(_text, (d.metric, d.a, d.b)), _difference(d), _text(written_p(d.p))] for d in differences]
-        parts += ["## Paired differences", "A less B over the same seeds, with the 95 % interval."]
+        parts += ["## Differences", PAIRED]
         parts += [_table(["Number", "A", "B", "Difference", "p"], rows)]
     parts += ["## Protocol", "Numbers may be compared only where the hash is the same."]
     parts += [
