@@ -63,6 +63,21 @@ def test_equal_errors_make_a_ratio_of_one() -> None:
     assert half.against_space("x", "blur") == pytest.approx(1)
 
 
+def test_what_sees_time_only_or_nothing_has_no_finite_ratio() -> None:
+    strengths = np.array(STRENGTHS)
+    names = [*SPATIAL, "shuffle"]
+    error = {name: strengths for name in names}
+    curves = {
+        "time": dict.fromkeys(SPATIAL, 0 * strengths) | {"shuffle": strengths},
+        "nothing": dict.fromkeys(names, 0 * strengths),
+        "undefined": dict.fromkeys(names, strengths) | {"shuffle": np.nan * strengths},
+    }
+    found = Audit(STRENGTHS, error, curves, dict.fromkeys(curves, 0.0))
+    assert found.time_against_space("time") == np.inf
+    assert np.isnan(found.time_against_space("nothing")) and np.isnan(found.time_against_space("undefined"))
+    assert np.isnan(found.rank("undefined", "shuffle")) and found.rank("nothing", "shuffle") == 0
+
+
 def test_the_command_writes_what_it_found(tmp_path, kinema) -> None:
     out = tmp_path / "audit"
     words = ["--on", "sprites", "--clips", 32, "--frames", 8, "--height", 32, "--width", 32, "--out", out]

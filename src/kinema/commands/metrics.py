@@ -27,7 +27,7 @@ from kinema.evaluation.audit import STRENGTHS, Audit, audit
 from kinema.evaluation.sides import PIECE, Real, World
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
 from kinema.metrics.features import NETWORKS
-from kinema.metrics.protocol import without_nan
+from kinema.metrics.protocol import finite_only
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _write(folder: Path, found: Audit, clips: np.ndarray, arguments: Arguments) 
         "seen": {m: {name: found.seen(m, name) for name in of} for m, of in found.curves.items()},
         "time_against_space": {m: {n: found.against_space(m, n) for n in TEMPORAL} for m in found.curves},
     }
-    (folder / "audit.json").write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
+    (folder / "audit.json").write_text(json.dumps(finite_only(values), indent=1, allow_nan=False) + "\n")
     for measure, curves in found.curves.items():
         for kind, names in (("space", SPATIAL), ("time", TEMPORAL)):
             lines_of = {name: (np.array(STRENGTHS), curves[name]) for name in names}

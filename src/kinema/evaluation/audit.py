@@ -67,21 +67,23 @@ class Audit:
     def time_against_space(self, measure: str) -> float:
         """The median over temporal corruptions of what `against_space` says, of those where it can be told."""
         values = [self.against_space(measure, name) for name in self.curves[measure] if name in TEMPORAL]
-        return float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
+        return np.nan if np.isnan(values).all() else float(np.nanmedian(values))
 
     def against_space(self, measure: str, corruption: str) -> float:
         """A measure of a temporal corruption over its median of the spatial ones, at the same errors of pixels.
 
-        The median over errors that the corruption and at least one spatial one reach; NaN where there is none.
+        The median over errors that the corruption and at least one spatial one reach, infinite where it sees no more
+        of space than its floor; NaN where there is none, and where it sees neither.
         """
         highest = self.error[corruption].max()
-        ratios = []
+        ratios: list[float] = []
         for error in np.geomspace(highest / 16, highest, FRACTIONS):
             space = [self._at(measure, name, error) for name in SPATIAL if name in self.curves[measure]]
             found = self._at(measure, corruption, error)
             if np.isfinite(space).any() and np.isfinite(found):
-                ratios.append(found / max(float(np.nanmedian(space)), 1e-12))
-        return float(np.median(ratios)) if ratios else np.nan
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    ratios.append(float(np.divide(found, np.nanmedian(space))))
+        return np.nan if np.isnan(ratios).all() else float(np.nanmedian(ratios))
 
     def _at(self, measure: str, corruption: str, error: float) -> float:
         """How far a measure is above its floor where a corruption has this error, by a line between strengths.

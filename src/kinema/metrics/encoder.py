@@ -8,7 +8,8 @@ on little. It learned without labels, on clips that may be shipped (`benchmarks/
 - how a clip was spoiled, and how much, can be read from the features by a line (for changes in time: Jenni et al. 2020,
   arXiv 2007.10730). What it is spoiled by in training is not what `metrics/corruptions.py` tries measures on.
 
-The network: frames and their changes from the frame before, as patches of 4x4 pixels, then three levels of
+The network: frames and their changes from the frame before, the strong ones damped so that a face that hardly moves is
+seen as a car that does (asinh, which is the logarithm of a large value), as patches of 4x4 pixels, then three levels of
 convolutions over space and time apart (R(2+1)D: Tran et al. 2018, arXiv 1711.11248); the mean and the deviation over
 all places and times of the last two, and one linear layer. Features vary by one over what it was trained on.
 """
@@ -34,6 +35,7 @@ SIDE = 64  # pixels
 PATCH = 4
 WIDTHS = (48, 96, 192, 256)
 DIMENSIONS = 128
+FAINT, SLIGHT = 2 / 127.5, 0.2  # so that changes by 2, 20 and 200 levels of 255 are seen as 0.2, 0.6 and 1.1
 LEAST = 4  # frames: time is halved twice
 WEIGHTS = Path(__file__).parent / "encoder.safetensors"
 
@@ -54,7 +56,7 @@ class Encoder(nn.Module):
         self.register_buffer("deviation", torch.ones(DIMENSIONS))
 
     def forward(self, clips: Float[Tensor, "B 3 T 64 64"]) -> Float[Tensor, "B 128"]:
-        change = F.pad(clips.diff(dim=2), (0, 0, 0, 0, 1, 0))
+        change = F.pad(SLIGHT * torch.asinh(clips.diff(dim=2) / FAINT), (0, 0, 0, 0, 1, 0))
         x = self.patches(rearrange(torch.cat([clips, change], 1), "b c t h w -> (b t) c h w"))
         seen: list[Tensor] = []
         for level in self.levels:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["VERSION", "Number", "Protocol", "Result", "without_nan"]
+__all__ = ["VERSION", "Number", "Protocol", "Result", "finite_only"]
 
 VERSION = 1  # of how measures are made: raised with each change that moves a number
 
@@ -91,7 +91,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, None where a value is NaN, with the protocol's hash."""
-        return without_nan({**asdict(self), "hash": self.protocol.hash})
+        return finite_only({**asdict(self), "hash": self.protocol.hash})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], name: str) -> Result:
@@ -110,13 +110,13 @@ class Result:
         return found
 
 
-def without_nan(value: Any) -> Any:
-    """The same with None in place of NaN, which JSON does not have."""
+def finite_only(value: Any) -> Any:
+    """The same with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: without_nan(of) for key, of in value.items()}
+        return {key: finite_only(of) for key, of in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(of) for of in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [finite_only(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_nan(number: Mapping[str, Any]) -> dict[str, Any]:
