@@ -7,7 +7,8 @@ combinations of shape, colour and motion that training leaves out. "right" is th
 all objects right and nothing else in them; the other columns are shares of objects. The world's own clips are measured
 too, which is the verifier's ceiling, and the model's against another clip's prompt, its floor. --steps with several
 numbers makes a row of each, with the seconds a clip takes. A model of single frames is asked for one, of which neither
-motion nor order can be told. Out come the table and a sheet of each kind's first clips, a row each.
+motion nor order can be told. Out come the table, the shares by the motion that was asked for, and a sheet of the first
+clips of each kind, a row each.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def main() -> None:
     facts, still = model.facts, model.facts.frames == 1
     kinds = [kind for kind in arguments.kinds if not (still and "then" in kind)]
     table = Table(*HEADERS, title=f"{arguments.model}: adherence to prompts")
+    moved: dict[str | None, list[Found]] = {}  # what became of objects by the motion that was asked of them
     for kind in kinds:
         truth, which = held_out(kind, arguments.prompts, facts.frames, facts.height, facts.width)
         captions, asked = [truth.captions[n] for n in which], [truth.asked[n] for n in which]
@@ -102,13 +104,22 @@ def main() -> None:
         table.add_row(*row("the world's", kind, [*map(verify, real, asked)], asked, False, "-"))
         for steps in arguments.steps or [model.family.sampling.steps]:
             clips, seconds = made(model.choosing(steps=steps), captions, arguments.batch)
-            name = f"{steps} steps"
-            table.add_row(*row(name, kind, [*map(verify, clips, asked)], asked, still, f"{seconds:.2f}"))
+            name, verdicts = f"{steps} steps", [*map(verify, clips, asked)]
+            table.add_row(*row(name, kind, verdicts, asked, still, f"{seconds:.2f}"))
+            for verdict, told in zip(verdicts, asked, strict=True):
+                for found, sprite in zip(verdict.sprites, told.sprites, strict=True):
+                    moved.setdefault(sprite.motion, []).append(found)
         others = asked[1:] + asked[:1]
         table.add_row(*row("of another prompt", kind, [*map(verify, clips, others)], others, still, "-"))
         sheet = contact_sheet(clips[:SHOWN], labels=[caption[:60] for caption in captions[:SHOWN]])
         print(write_sheet(arguments.out / f"{kind.replace(', ', '-').replace(' ', '-')}.png", sheet), flush=True)
     Console(width=140).print(table)
+    if not still:
+        table = Table("motion asked", "objects", "motion", "shape", title="Of all objects of the model, by motion")
+        for motion, objects in sorted(moved.items(), key=lambda of: -np.mean([f.motion for f in of[1]])):
+            shares = [f"{np.mean([getattr(found, name) for found in objects]):.2f}" for name in ("motion", "shape")]
+            table.add_row(motion or "none", f"{len(objects)}", *shares)
+        Console().print(table)
 
 
 if __name__ == "__main__":
