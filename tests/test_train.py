@@ -248,7 +248,7 @@ def test_muon_moves_matrices_alike_in_all_directions(world: ShapeMotion, cpu: Ru
     matrix = "generator.network.transformer.blocks.0.mlp.0"
     assert matrix in linear
     values = torch.linalg.svdvals(moved[f"{matrix}.weight"]) / (0.01 * 0.2 * 64**0.5)
-    assert values.max() < 1.4 and (values > 0.25).float().mean() > 0.9  # of AdamW they reach from 0.4 to 14
+    assert values.min() > 0.25 and values.max() < 1.4  # of AdamW they reach from 0.4 to 14
     adamw, muon = trainer.optimizers.values()
     counts = [sum(p.numel() for group in o.param_groups for p in group["params"]) for o in (adamw, muon)]
     weights = {f"{name}.weight" for name in linear}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from kinema import __version__, checkpoint
 from kinema.data.cache import digest
 from kinema.data.clips import FolderSource, Source
 from kinema.data.write import from_uint8, to_uint8
+from kinema.metrics.exactness import sha256
 from kinema.sample import Model, stream
 from kinema.types import Batch, Conditions, Noise, mix
 from kinema.weights import shipped
@@ -43,7 +43,8 @@ class Real:
         self.name, self.source, self.fps, self.truth = name, source, source.facts.fps, truth
         self.skipped = tuple(f"{Path(name, left.name)}: {left.reason}" for left in source.skipped)
         rng = np.random.default_rng((mix("evaluate"), seed))
-        windows = [source.windows[place] for place in rng.permutation(len(source.windows))]
+        there = source.windows
+        windows = [there[place] for place in rng.permutation(len(there))]
         turns: dict[int, int] = {}
         order = []  # every file once before any comes again
         for clip, _ in windows:
@@ -164,8 +165,7 @@ def _is_checkpoint(path: Path) -> bool:
 def _weights(name: str) -> str:
     """A hash of the file of a model's weights and configuration."""
     path = shipped().get(name, Path(name))
-    with (path if path.is_file() else checkpoint.find(path) / checkpoint.GENERATOR).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path if path.is_file() else checkpoint.find(path) / checkpoint.GENERATOR)
 
 
 def _pixels(batch: Batch) -> Pixels:

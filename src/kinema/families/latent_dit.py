@@ -315,8 +315,9 @@ class LatentDiT(Family):
         (clips, length, _, height, width), time = x0.shape, self.config.patch[0]
         draw = partial(torch.rand, generator=generator, device=x0.device)
         given, context = incomplete(clips, length, height, width, time, generator)
-        completed = draw(clips, 1) < self.config.completing
-        given, context = given & completed[..., None, None, None], context & completed
+        if self.config.completing < 1:  # runs that complete as usual go on with the numbers they have drawn before
+            completed = draw(clips, 1) < self.config.completing
+            given, context = given & completed[..., None, None, None], context & completed
         drawn = flow.logit_normal_times((clips, length // time), generator)
         one_each = draw(clips, 1) < FORCED
         levels = flow.shifted(torch.where(one_each, drawn, drawn[:, :1]), self.config.shift)

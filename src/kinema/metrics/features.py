@@ -46,14 +46,6 @@ def _kinema(weights: str | None, device: torch.device) -> FeatureNetwork:
     return KinemaFeatures(device)
 
 
-def _i3d_stylegan_v(weights: str | None, device: torch.device) -> FeatureNetwork:
-    return I3DStyleGANV(weights, device)
-
-
-def _i3d_videogpt(weights: str | None, device: torch.device) -> FeatureNetwork:
-    return I3DVideoGPT(weights, device)
-
-
 def _v_jepa(weights: str | None, device: torch.device) -> FeatureNetwork:
     return v_jepa(weights, device) if weights else v_jepa(device=device)
 
@@ -64,8 +56,8 @@ def _videomae(weights: str | None, device: torch.device) -> FeatureNetwork:
 
 NETWORKS: dict[str, Callable[[str | None, torch.device], FeatureNetwork]] = {
     "kinema": _kinema,
-    "i3d-stylegan-v": _i3d_stylegan_v,
-    "i3d-videogpt": _i3d_videogpt,
+    "i3d-stylegan-v": I3DStyleGANV,
+    "i3d-videogpt": I3DVideoGPT,
     "v-jepa": _v_jepa,
     "videomae": _videomae,
 }

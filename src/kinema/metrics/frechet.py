@@ -109,10 +109,19 @@ class Frechet:
     """At least 0, in squared units of the features."""
     clips: tuple[int, int]
     """Of each side."""
-    ranks: tuple[int, int]
-    """Of each side's covariance, of which `dimensions` is the most."""
-    dimensions: int
-    """D of a feature vector."""
+    factors: tuple[Float[np.ndarray, "R D"], Float[np.ndarray, "S D"]]
+    """F of each side's covariance F' F."""
+
+    @property
+    def dimensions(self) -> int:
+        """D of a feature vector."""
+        return self.factors[0].shape[1]
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Of each side's covariance, of which `dimensions` is the most."""
+        one, other = (_rank(factor, count) for factor, count in zip(self.factors, self.clips, strict=True))
+        return one, other
 
     @property
     def singular(self) -> bool:
@@ -135,8 +144,7 @@ def frechet(a: Moments, b: Moments, ddof: Literal[0, 1] = 1) -> Frechet:
     # would make 1e-8 of a rounding error of 1e-16, and that for each direction that is empty.
     overlap = np.linalg.svd(of_a @ of_b.T, compute_uv=False).sum()
     squared = np.square(a.mean - b.mean).sum() + np.square(of_a).sum() + np.square(of_b).sum() - 2 * overlap
-    ranks = _rank(of_a, a.count), _rank(of_b, b.count)
-    return Frechet(max(0.0, float(squared)), (a.count, b.count), ranks, a.dimensions)
+    return Frechet(max(0.0, float(squared)), (a.count, b.count), (of_a, of_b))
 
 
 def _triangle(factor: np.ndarray) -> np.ndarray:
