@@ -13,10 +13,12 @@ from kinema.conditions.text import Vocabulary
 from kinema.worlds import WORLDS
 from kinema.worlds.sprite_drawing import SHAPES, draw
 from kinema.worlds.sprite_words import BACKGROUNDS, MOTION_WORDS, SHAPE_WORDS, SIZE_WORDS
-from kinema.worlds.sprites import COLOURS, FPS, HELD_OUT, MOTIONS, PITCHES, SIZES, Sprites, render, scene, sound
+from kinema.worlds.sprites import COLOURS, FPS, HELD_OUT, MOTIONS, OFTEN, PITCHES, SIZES, Sprites, render, scene, sound
 
 
-def drawn(seed: int = 0, clips: int = 64, frames: int = 16, height: int = 64, width: int = 64, **asked):
+def drawn(
+    seed: int | tuple[int, ...] = 0, clips: int = 64, frames: int = 16, height: int = 64, width: int = 64, **asked
+):
     return scene(np.random.default_rng(seed), clips, frames, height, width, **asked)
 
 
@@ -145,8 +147,19 @@ def test_larger_ones_are_louder() -> None:
     assert loud[0].max() < loud[1].min() and loud[1].max() < loud[2].min()
 
 
+def test_motions_are_drawn_as_often_as_is_said() -> None:
+    for often in (None, OFTEN):
+        asked = [
+            one.sprites[0].motion
+            for one in drawn(clips=6_000, frames=8, height=32, width=32, sprites=1, often=often).asked
+        ]
+        weights = {name: (often or {}).get(name, 1) for name in MOTIONS}
+        for name, weight in weights.items():
+            assert asked.count(name) / len(asked) == pytest.approx(weight / sum(weights.values()), abs=0.02)
+
+
 def test_actions_are_the_first_sprites_steps() -> None:
-    batch, truth = Sprites(16, 32, 32).batch(5, 8, seed=3), scene(np.random.default_rng((3, 5, 0)), 8, 16, 32, 32)
+    batch, truth = Sprites(16, 32, 32).batch(5, 8, seed=3), drawn((3, 5, 0), 8, 16, 32, 32, often=OFTEN)
     assert batch.given.actions is not None
     way = batch.given.actions.cumsum(1).numpy() * 32 / 64
     np.testing.assert_allclose(way, truth.centres[:, :, 0] - truth.centres[:, :1, 0], atol=1e-3)
@@ -165,7 +178,7 @@ def test_too_small_is_refused() -> None:
 
 
 def test_few_frames_are_cut_from_a_clip_with_their_sound_and_actions() -> None:
-    whole = scene(np.random.default_rng((0, 0, 0)), 300, 16, 64, 64)
+    whole = drawn((0, 0, 0), 300, often=OFTEN)
     frames, steps = render(whole), np.diff(whole.centres[:, :, 0], axis=1, prepend=whole.centres[:, :1, 0])
     for count in (1, 3):
         batch = Sprites(count).batch(0, 300, seed=0)

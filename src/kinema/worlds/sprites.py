@@ -11,6 +11,7 @@ is no memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ WAYS = {  # of straight motions, y down
     "down left": (-1, 1),
     "down right": (1, 1),
 }
+OFTEN = {"bounce": 4, "orbit": 4, "zigzag": 4, "spin": 4}  # as often as others does training show what is hard to learn
 MOST = 3  # sprites
 FEWEST, LENGTH = 8, 16  # frames that show a motion, and of a clip that fewer are cut from
 FPS = 8.0
@@ -106,8 +108,8 @@ class Sprites:
 
     @property
     def key(self) -> str:
-        """The world's name and the facts."""
-        return f"sprites {self.facts}"
+        """The world's name, how often it shows what, and the facts."""
+        return f"sprites {OFTEN} {self.facts}"
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
@@ -134,7 +136,7 @@ class Sprites:
         """What the clips of a training step show, and the first sprite's way to each frame in pixels."""
         facts = self.facts
         rng, length = np.random.default_rng((seed, step, rank)), facts.frames if facts.frames >= FEWEST else LENGTH
-        truth = scene(rng, size, length, facts.height, facts.width)
+        truth = scene(rng, size, length, facts.height, facts.width, often=OFTEN)
         steps = np.diff(truth.centres[:, :, 0], axis=1, prepend=truth.centres[:, :1, 0])
         first = rng.integers(length - facts.frames + 1, size=size)
         return truth.cut(first, facts.frames), steps[np.arange(size)[:, None], first[:, None] + np.arange(facts.frames)]
@@ -158,18 +160,21 @@ def scene(
     sprites: int | None = None,
     then: bool | None = None,
     unseen: bool = False,
+    often: Mapping[str, float] | None = None,
 ) -> Scene:
     """Draw what `clips` clips show, of training's combinations; or, if `unseen`, with held out ones of all sprites.
 
     `sprites` and `then` say how many sprites and whether one after the other, where they are not to be drawn too; where
-    sprites find no room, a clip has fewer than are asked for.
+    sprites find no room, a clip has fewer than are asked for. All motions are as likely, but those that are `often`
+    times as likely as the others.
     """
     unit = min(height, width) / 64
     room = np.array([width, height]) / unit  # all is in pixels of a shorter side of 64 until the end
     count = rng.choice((1, 2, 3), clips, p=(0.4, 0.42, 0.18)) if sprites is None else np.full(clips, sprites)
     in_turn = (rng.random(clips) < 1 / 3 if then is None else np.full(clips, then)) & (count == 2)
     shape = rng.integers(len(SHAPES), size=(clips, MOST))
-    motion = rng.integers(len(MOTIONS), size=(clips, MOST))
+    weights = np.array([(often or {}).get(name, 1) for name in MOTIONS], float)
+    motion = rng.choice(len(MOTIONS), (clips, MOST), p=weights / weights.sum())
     for turning in (SHAPES.index("circle"), SHAPES.index("ring")):  # cannot be seen to spin
         lost = (shape == turning) & (motion == MOTIONS.index("spin"))
         shape = np.where(lost, SHAPES.index("square") + rng.integers(4, size=shape.shape), shape)
