@@ -113,6 +113,7 @@ def models(seen: Path, out: Path, arguments: argparse.Namespace) -> Model:
         family={
             "codec": str(out / "codec"),
             "depth": 6,
+            "shift": 3.0,
             "completing": 1.0,
             "sampling": LatentDiTSampling(),  # no words to guide by
         },

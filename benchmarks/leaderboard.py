@@ -3,11 +3,14 @@
     python benchmarks/leaderboard.py --minutes 20 --out runs/leaderboard
     python benchmarks/leaderboard.py --data FOLDER --fps 10 --side 64 --minutes 20 --out runs/leaderboard-robot
     python benchmarks/leaderboard.py --families --runs a=runs/a b=runs/b --out runs/compared
+    python benchmarks/leaderboard.py --families mocogan tgan --seeds 3 --minutes 2 --out runs/leaderboard-seeds
 
 Each family is trained for so many minutes with its preset; the same command goes on where an earlier one stopped, and
 only measures where nothing is left to train. Runs that exist are as they are, and must be of one size. A family that
 goes on from given frames is given those of real clips, and one that takes labels or captions theirs. One that cannot
 be trained on clips of so many frames is told otherwise: --set FAMILY.data.frames=17; of its clips the first 16 count.
+--seeds trains each family so many times, with seeds 0 and on. What one family takes from another's run of the same seed
+is written with the place of the seed in it: --set token-transformer.family.codec=runs/all/codec-{seed}.
 
 - weights: in millions, of all that sampling needs, a codec included.
 - minutes: of training; a codec's own after a plus.
@@ -27,19 +30,23 @@ Of real clips there are statistics that need no other network, beside those of t
   moved by a few pixels, has a low PSNR too, as has a clip that is nonsense, and a grey blur has a high one.
 
 Real clips are those of another seed: what a world has not shown before, but other moments of a folder's same files.
-Intervals are bootstrapped over clips. NAME.png under --out shows the first of each.
+Intervals are bootstrapped over clips. NAME.png under --out shows the first of each, and report.html what `kinema
+evaluate` finds of each against the data. With several seeds a second table has its numbers by family: their mean
+over the seeds, and the lowest and the highest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -55,14 +62,17 @@ from shape_motion import measure
 from torch import Tensor
 
 from kinema import checkpoint, run
+from kinema.commands.evaluate import measured, write_report
 from kinema.commands.reading import open_and_report
 from kinema.commands.sample import write_sheet
 from kinema.data.clips import DataConfig, FolderSource, Source
 from kinema.data.write import contact_sheet, from_uint8, to_uint8
+from kinema.evaluation.evaluate import Settings
 from kinema.family import Family
 from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.control import MotionClassifier, motion_control, train_classifier
 from kinema.metrics.drift import drift
+from kinema.report.markdown import written
 from kinema.sample import Model, load, stream
 from kinema.train import Experiment, train
 from kinema.types import Batch, Noise
@@ -174,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="for the runs and their sheets")
     add_models(parser, FAMILIES)
+    parser.add_argument("--seeds", type=int, default=1, help="of each family, from 0 on (%(default)s)")
     parser.add_argument("--data", metavar="FOLDER", help="of real clips, in place of Shape Motion")
     parser.add_argument("--fps", type=float, help="that real clips are resampled to; as they are if not given")
     parser.add_argument("--frames", type=int, default=16, help="of a clip (%(default)s)")
@@ -183,18 +194,24 @@ def main() -> None:
     refuse_models(parser, arguments)
     if arguments.clips < 2:
         parser.error("--clips must be at least 2")
+    if arguments.seeds < 1:
+        parser.error("--seeds must be at least 1")
     if arguments.fps is not None and arguments.data is None:
         parser.error("--fps is for --data")
 
     run.keep_freed_memory()
     size = {"frames": arguments.frames, "height": arguments.side, "width": arguments.side}
-    paths = {family: arguments.out / family for family in arguments.families} | named(arguments)
+    paths = named(arguments)
     if not arguments.families:
         facts = [load(path).facts for path in paths.values()]
         size = {"frames": min(one.frames for one in facts), "height": facts[0].height, "width": facts[0].width}
     data = DataConfig(source=arguments.data or WORLD, fps=arguments.fps, **size)
-    chosen = experiments(parser, arguments, **vars(data))
-    models = {family: trained(experiment, paths[family]) for family, experiment in chosen.items()}
+    models = {}
+    for seed in range(arguments.seeds):
+        for family, experiment in experiments(parser, arguments, seed, **vars(data)).items():
+            name = family if arguments.seeds == 1 else f"{family}-{seed}"
+            paths[name] = arguments.out / name
+            models[name] = trained(experiment, paths[name])
     models |= {name: load(path) for name, path in named(arguments).items()}
     for name, model in models.items():
         if (model.facts.height, model.facts.width) != (data.height, data.width) or model.facts.frames < data.frames:
@@ -216,6 +233,32 @@ def main() -> None:
         write_sheet(arguments.out / f"{name}.png", contact_sheet(clips[:SHOWN], columns=8))
         table.add_row(name, *costs(paths[name], model, real), *quality(clips, model.family))
     Console(width=200).print(table)
+    report({name: paths[name] for name in models}, data, count, arguments)
+
+
+def report(paths: dict[str, Path], data: DataConfig, count: int, arguments: argparse.Namespace) -> None:
+    """Write what `kinema evaluate` finds of the runs against the data, and print it by family where there are seeds."""
+    settings = Settings(count, data.frames, data.height, data.width, data.fps)
+    found, reference = measured([*map(str, paths.values())], data.source, settings, "auto")
+    found = [replace(one, result=replace(one.result, source=name)) for name, one in zip(paths, found, strict=True)]
+    write_report(arguments.out, found, reference, data.source)
+    if arguments.seeds == 1:
+        return
+    names = [name for name, number in found[0].result.numbers.items() if math.isfinite(number.value)]
+    table = Table(title=f"By family, mean of {arguments.seeds} seeds (lowest to highest)", title_justify="left")
+    for header in ("", *arguments.families, "reference or floor"):
+        table.add_column(header, justify="right" if header else "left")
+    for name in names:
+        cells = []
+        for family in arguments.families:
+            numbers = [one.result.numbers[name] for one in found if one.result.source.rpartition("-")[0] == family]
+            values = [number.value for number in numbers]
+            ends = (min(values), max(values))
+            value, low, high = written(sum(values) / len(values), *ends)
+            cells.append(f"{value} ({low} to {high})")
+        real = found[0].result.numbers[name].real
+        table.add_row(name, *cells, "" if real is None else written(real, *ends)[0])
+    Console(width=60 + 24 * len(arguments.families)).print(table)
 
 
 def judge(source: Source, real: Batch, truth: UInt8[np.ndarray, "N T H W 3"]) -> tuple[tuple[str, ...], Quality]:

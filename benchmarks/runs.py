@@ -63,13 +63,20 @@ def named(arguments: argparse.Namespace) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in (word.partition("=") for word in arguments.runs)}
 
 
-def experiments(parser: argparse.ArgumentParser, arguments: argparse.Namespace, **data: Any) -> dict[str, Experiment]:
-    """How each family is trained for as long as was asked: its preset on these data, and what --set says."""
+def experiments(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, seed: int = 0, **data: Any
+) -> dict[str, Experiment]:
+    """How each family is trained for as long as was asked: its preset on these data, and what --set says.
+
+    In the latter {seed} stands for the seed.
+    """
     found = {}
     for family in arguments.families:
         words = [word.removeprefix(f"{family}.") for word in arguments.set if word.startswith(f"{family}.")]
+        words = [word.replace("{seed}", str(seed)) for word in words]
         try:
-            chosen = preset(family, arguments.preset).changed(data=data, train={"minutes": arguments.minutes})
+            budget = {"minutes": arguments.minutes, "seed": seed}
+            chosen = preset(family, arguments.preset).changed(data=data, train=budget)
             for part in PARTS:
                 some = [word.removeprefix(f"{part}.") for word in words if word.startswith(f"{part}.")]
                 changed = assigned(getattr(chosen, part), some, f"--set {family}.{part}")
