@@ -137,7 +137,9 @@ class FolderSource:
         if config.flip and columns != {0}:
             raise ValueError("flip mirrors clips but not what was done in them: leave it out where there are actions")
         if config.audio and fps is None:
-            raise ValueError(f"{folder.root}: its clips differ in frames a second: give --data.fps to learn from sound")
+            raise ValueError(
+                f"{folder.root}: its clips differ in frames a second: give --data.fps, or evaluate's --fps, for sound"
+            )
         self.config = config
         self._labels = [folder.classes.index(clip.label) for clip in self.clips if clip.label is not None]
         captions = [clip.caption for clip in self.clips if clip.caption is not None]

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -66,20 +67,20 @@ def read_frames(path: str | Path, *, fps: float | None = None) -> Iterator[UInt8
     time stamps, so that frames are dropped or repeated. A strip, an image n times as wide as high, is n square
     frames at 25 a second. Raises VideoError, at the latest after the last good frame, where the file is bad.
     """
-    path = Path(path)
+    path, rgb = Path(path), _RGB()
     if fps is None:
-        yield from (_rgb(frame) for _, _, frame in _decode(path))
+        yield from (rgb(frame) for _, _, frame in _decode(path))
         return
     if fps <= 0:
         raise ValueError(f"fps is {fps:g}: it must be above 0")
     count, end, shown = 0, 0.0, None
     for start, seconds, frame in _decode(path):
         while shown is not None and count / fps < start - SLACK:
-            yield _rgb(shown)
+            yield rgb(shown)
             count += 1
         shown, end = frame, start + seconds
     while shown is not None and (count == 0 or count / fps < end - SLACK):
-        yield _rgb(shown)
+        yield rgb(shown)
         count += 1
 
 
@@ -245,12 +246,16 @@ def _split(path: Path) -> UInt8[np.ndarray, "T S S 3"]:
     return np.stack(np.split(image, frames, axis=1))
 
 
-def _rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
-        image = _over_black(frame.to_ndarray(format="rgba"))
-    else:
-        image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, _quarters(frame)))
+class _RGB:
+    """A video's frames as upright RGB: one converter for all, as to set one up takes longer than to convert a frame."""
+
+    def __init__(self) -> None:
+        self.converter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        clear = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+        image = self.converter.reformat(frame, format="rgba" if clear else "rgb24", threads=1).to_ndarray()
+        return np.ascontiguousarray(np.rot90(_over_black(image) if clear else image, _quarters(frame)))
 
 
 def _quarters(frame: av.VideoFrame) -> int:

@@ -71,6 +71,15 @@ def frechet_of(network: str) -> Callable[[np.ndarray, np.ndarray], float]:
     return partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
 
 
+def _singular(*tables: np.ndarray) -> str:
+    """What is to be said of covariances that are not of full rank."""
+    found = frechet(*map(Moments.of, tables))
+    if not found.singular:
+        return ""
+    ranks = " and ".join(map(str, dict.fromkeys(found.ranks)))
+    return f"covariances are singular, of rank {ranks} in {found.dimensions} dimensions: some features never vary alone"
+
+
 def neighbours(real: np.ndarray, made: np.ndarray) -> Float[np.ndarray, "4"]:
     """Precision, recall, density and coverage."""
     found = prdc(real, made)
@@ -111,6 +120,8 @@ def numbers(rows: Rows, real: Rows | None, network: str, force: bool = False) ->
             tables = real.features, rows.features
             found |= _between(names, of, tables, real, rows, unit, better, beneath, force)
             if names[0].startswith("FD") and math.isfinite(found[names[0]].value):
+                note = "; ".join(filter(None, (found[names[0]].note, _singular(*tables))))
+                found[names[0]] = replace(found[names[0]], note=note)
                 line = extrapolation(rows, real, network)
                 number = replace(found[names[0]], value=line.value, low=line.low, high=line.high, real=0.0)
                 found[f"{names[0]} at infinity"] = number
