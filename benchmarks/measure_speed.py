@@ -2,11 +2,11 @@
 
     python benchmarks/measure_speed.py ../shared/data/robot_g1_pick
 
-The plain loop reads one video after the other, resizes each frame, cuts windows, and computes the features and then the
-measures of 16 windows at a time: the same functions, with nothing side by side and nothing kept. kinema decodes files
-side by side, computes the measures of clips side by side, and reads the next clips meanwhile. "cold" begins with an
-empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of it measured.
-"features" leaves the measures of single clips out of both. Medians of --repeats runs, taken in turn.
+The plain loop reads one video after the other with PyAV, resizes each frame, cuts windows, and computes the features
+and then the measures of 16 windows at a time: the same functions, with nothing side by side and nothing kept. kinema
+decodes files side by side, computes the measures of clips side by side, and reads the next clips meanwhile. "cold"
+begins with an empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of
+it measured. "features" leaves the measures of single clips out of both. Medians of --repeats runs, taken in turn.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
+import av
 import numpy as np
 import torch
 from rich.console import Console
@@ -28,7 +29,6 @@ from rich.table import Table
 from kinema import run
 from kinema.data.clips import DataConfig, FolderSource, fit
 from kinema.data.folder import scan
-from kinema.data.video import read_frames
 from kinema.evaluation import rows
 from kinema.evaluation.rows import measured, of_each
 from kinema.evaluation.sides import PIECE, Real
@@ -42,7 +42,9 @@ def plain(folder: Path, network: KinemaFeatures, each: bool) -> int:
     windows: list[np.ndarray] = []
     count = 0
     for clip in scan(folder).clips:
-        frames = np.stack([fit(frame, SIDE, SIDE) for frame in read_frames(clip.path)])
+        with av.open(str(clip.path)) as video:
+            decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        frames = np.stack([fit(frame, SIDE, SIDE) for frame in decoded])
         windows += [frames[k : k + FRAMES] for k in range(0, len(frames) - FRAMES + 1, FRAMES)]
         while len(windows) >= PIECE:
             some, windows = np.stack(windows[:PIECE]), windows[PIECE:]
