@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -145,11 +144,10 @@ def energy(audio: Float[Tensor, "N samples"], frames: int) -> Float[np.ndarray, 
     return np.log10(torch.stack(parts, 1).numpy() + 1e-5)
 
 
-def together(mouth: np.ndarray, sound: np.ndarray) -> Iterator[float]:
-    """The correlation over the new frames of each clip in which both change."""
-    for a, b in zip(mouth[:, GIVEN:-LEAD], sound[:, GIVEN + LEAD :], strict=True):
-        if a.std() > 1e-4 and b.std() > 0.2:
-            yield float(np.corrcoef(a, b)[0, 1])
+def together(mouth: Float[np.ndarray, "N T"], sound: Float[np.ndarray, "N T"]) -> Float[Tensor, " N"]:
+    """The correlation over the new frames of each clip, NaN where one of the two hardly changes."""
+    pairs = zip(mouth[:, GIVEN:-LEAD], sound[:, GIVEN + LEAD :], strict=True)
+    return torch.tensor([np.corrcoef(a, b)[0, 1] if a.std() > 1e-4 and b.std() > 0.2 else np.nan for a, b in pairs])
 
 
 def mouths(model: Model, data: DataConfig, clips: int, box: list[int]) -> Table:
@@ -167,9 +165,10 @@ def mouths(model: Model, data: DataConfig, clips: int, box: list[int]) -> Table:
     heard = {"its own": energy(own, LONG), "another clip's": energy(other, LONG)}
     table = Table("mouth of", "and sound", "clips", "correlation", "95 %", title=f"Mouth and sound, {LONG} frames")
     for which, clip in frames.items():
-        for said, sound in heard.items():
-            values = torch.tensor([*together(opening(clip, box), sound)])
-            cells = ["-", "-"]
+        found = {said: together(opening(clip, box), sound) for said, sound in heard.items()}
+        found["its own less another's"] = found["its own"] - found["another clip's"]
+        for said, values in found.items():
+            values, cells = values[values.isfinite()], ["-", "-"]
             if len(values) > 1:
                 mean, low, high = mean_interval(values)
                 cells = [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
