@@ -35,6 +35,7 @@ __all__ = [
     "times",
     "trailing",
     "uniform_times",
+    "waiting",
     "weight",
 ]
 
@@ -209,6 +210,18 @@ def times(steps: int, shift: float = 1.0) -> Float[Tensor, "{steps}+1"]:
     if steps < 1 or shift <= 0:
         raise ValueError(f"{steps} steps shifted by {shift}: give at least 1 step and a shift above 0")
     return shifted(torch.linspace(1, 0, steps + 1), shift)
+
+
+def waiting(steps: int, shift: float, wait: Float[Tensor, "*t"]) -> Float[Tensor, "n *t"]:
+    """Times to sample at of frames that begin one after the other, each after its `wait` in shares of all `steps`.
+
+    Each stays at 1 until then and at 0 once it is done, and goes from one to the other as `times` do; those that wait
+    the longest are the last to be done (the pyramid of diffusion forcing: Chen et al. 2024, arXiv 2407.01392; rolling
+    diffusion: Ruhe et al. 2024, arXiv 2402.09470).
+    """
+    count = math.ceil(steps * (1 + float(wait.max())) - 1e-6)
+    even = torch.linspace(1, 1 - count / steps, count + 1, device=wait.device)
+    return shifted((even.reshape(-1, *[1] * wait.ndim) + wait).clamp(0, 1), shift)
 
 
 # Sampling

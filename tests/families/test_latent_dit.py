@@ -147,7 +147,7 @@ def test_training_gives_less_where_words_matter_more() -> None:
     )
     assert 0.4 < usual < 0.55
     assert less == pytest.approx(0.4 * usual, abs=0.03) and nothing == 0
-    with pytest.raises(ValueError, match=r"completing in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"completing and rolling must be in \[0, 1\]"):
         dit(completing=1.5)
 
 
@@ -161,6 +161,19 @@ def test_training_noises_a_clip_as_one_or_each_frame_by_itself(monkeypatch: pyte
     assert levels.logit().mean().abs() < 0.03
     _, shifted, _ = tasks(patch=(1, 1), shift=3.0)
     torch.testing.assert_close(shifted, flow.shifted(levels, 3.0))
+
+
+def test_training_on_rolling_clips_noises_later_frames_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for share in ("START", "END", "REGION"):
+        monkeypatch.setattr(incomplete, share, 0.0)
+    _, levels, asked = tasks(patch=(1, 1), rolling=1.0, shift=2.0)
+    assert (levels.diff(dim=1) >= 0).all()
+    clean, noise = levels == 0, levels == 1
+    assert torch.equal(asked[:, :, 0, 0, 0], ~clean)  # what is done is not asked for
+    assert not clean[:, -1].all() and 0.2 < clean[:, 0].float().mean() < 0.8 and 0.2 < noise[:, -1].float().mean() < 0.8
+    _, levels, _ = tasks(patch=(1, 1), rolling=0.4)
+    grows = (levels.diff(dim=1) >= 0).all(1) & (levels[:, -1] > levels[:, 0])
+    assert grows.float().mean().item() == pytest.approx(0.4, abs=0.03)
 
 
 def test_training_noises_some_of_the_frames_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +263,22 @@ def test_who_knows_the_clip_draws_it(path: flow.Path, parameterisation: flow.Par
     family.generator.register_parameter("device", nn.Parameter(torch.empty(0)))
     family.sampling = replace(family.sampling, solver="ddim", context_noise=0.1)
     torch.testing.assert_close(draw(family, 9), x0.expand(1, 9, -1, -1, -1), rtol=0, atol=1e-3)
+
+
+def test_frames_that_lag_begin_one_after_the_other() -> None:
+    family = dit()
+    family.sampling = replace(family.sampling, steps=4, lag=0.5, overlap=0.5)
+    with overheard(family) as calls:
+        made = draw(family, 9, known(clips(1, 6), 0))
+    first, then = calls[:12], calls[12:]  # 4 steps, and 2 more for each frame after the first that is drawn
+    assert len(then) == 4 + 2 * 2  # of three frames that are given three
+    for number, call in enumerate(first):
+        done = [min(max(1 - (number - 2 * k) / 4, 0), 1) for k in range(5)]
+        torch.testing.assert_close(call.levels[0], torch.tensor([0.0, *done]))
+    assert not any(call.levels[:, :3].any() for call in then) and (then[0].levels[0, 3:] == 1).all()
+    assert made.isfinite().all()
+    with pytest.raises(ValueError, match="lag in 0 to 1"):
+        LatentDiTSampling(lag=1.5)
 
 
 @pytest.mark.parametrize("which", [(0,), (0, 1, 2), (5,), (0, 5), (2, 3)])

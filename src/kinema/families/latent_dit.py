@@ -44,6 +44,7 @@ __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
 CONTEXT = 0.2  # the highest noise level of given frames that are noised
 PARTLY = 0.6  # the noise level at which drawing begins of latents of which some frames are given
+LAG = 0.5  # the most by which a frame of a clip is behind the one before in training, where it is `rolling`
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
 UNHEARD, ALONE = 0.75, 0.25  # of sounds and actions that are left out: beside texts, all of which they may say, and not
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
@@ -73,6 +74,9 @@ class LatentDiTSampling:
     """Noise levels that are guided, above the first and up to the second."""
     context_noise: float = 0.0
     """Noise level of the frames that a longer clip goes on from, up to 0.2; 0 leaves them as they are."""
+    lag: float = 0.0
+    """Of each frame behind the one before, as a share of the steps: later frames see what earlier ones became, for as
+    many more steps; of use where `rolling` was trained."""
     overlap: float = 0.5
     """Share of a window that is given by the one before; the greater, the steadier and slower long clips are."""
 
@@ -80,8 +84,10 @@ class LatentDiTSampling:
         low, high = self.interval
         if self.steps < 1 or not 0 <= low < high <= 1:
             raise ValueError("latent-dit: steps must be at least 1 and interval rise within 0 and 1")
-        if not 0 <= self.context_noise <= CONTEXT or not 0 < self.overlap < 1:
-            raise ValueError(f"latent-dit: context_noise must be in 0 to {CONTEXT} and overlap between 0 and 1")
+        if not 0 <= self.context_noise <= CONTEXT or not 0 < self.overlap < 1 or not 0 <= self.lag <= 1:
+            raise ValueError(
+                f"latent-dit: context_noise must be in 0 to {CONTEXT}, lag in 0 to 1 and overlap between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -129,14 +135,18 @@ class LatentDiTConfig(FamilyConfig):
     """Share of labels and of texts that are left out in training, which guidance needs."""
     completing: float = 1.0
     """How often some of a training clip is given, as a share of the usual half: the less, the more words matter."""
+    rolling: float = 0.0
+    """Share of training clips that are the noisier the later the frame, as they are where they are drawn with a lag."""
     sampling: LatentDiTSampling = LatentDiTSampling()
     """How clips are drawn, where a caller does not say."""
 
     def __post_init__(self) -> None:
         if min(*self.patch, self.hidden, self.depth, self.heads) < 1:
             raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1")
-        if self.shift <= 0 or not 0 <= self.dropout < 1 or not 0 <= self.completing <= 1:
-            raise ValueError("latent-dit: shift must be more than 0, dropout in [0, 1) and completing in [0, 1]")
+        if self.shift <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError("latent-dit: shift must be more than 0 and dropout in [0, 1)")
+        if not 0 <= self.completing <= 1 or not 0 <= self.rolling <= 1:
+            raise ValueError("latent-dit: completing and rolling must be in [0, 1]")
 
     def fitted(self, facts: Facts) -> LatentDiTConfig:
         """The configuration for clips of these sizes and classes, whose latents must be whole tokens."""
@@ -320,9 +330,15 @@ class LatentDiT(Family):
             given, context = given & completed[..., None, None, None], context & completed
         drawn = flow.logit_normal_times((clips, length // time), generator)
         one_each = draw(clips, 1) < FORCED
-        levels = flow.shifted(torch.where(one_each, drawn, drawn[:, :1]), self.config.shift)
+        drawn = torch.where(one_each, drawn, drawn[:, :1])
+        if self.config.rolling:
+            turn, lag = torch.arange(length // time, device=x0.device), LAG * draw(clips, 1)
+            done = -lag * turn[-1]  # where the first frame would be when the last begins to have no noise
+            first = done + (1 - done) * draw(clips, 1)
+            drawn = torch.where(draw(clips, 1) < self.config.rolling, (first + lag * turn).clamp(0, 1), drawn)
+        levels = flow.shifted(drawn, self.config.shift)
         levels = torch.where(context, CONTEXT * draw(clips, 1), levels.repeat_interleave(time, 1))
-        asked = ~(given | context[:, :, None, None, None])
+        asked = ~(given | (context | (levels == 0))[:, :, None, None, None])
         return given, levels.masked_fill(whole(given, time), 0), asked
 
     def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
@@ -402,10 +418,13 @@ class LatentDiT(Family):
         clean = torch.cat([context, known[:, overlap:]], 1)
         if not sampling.context_noise:
             cells = torch.cat([torch.ones_like(cells[:, :overlap]), cells[:, overlap:]], 1)
-        levels = flow.times(sampling.steps, config.shift)[:, None, None].repeat(1, *clean.shape[:2]).to(clean.device)
+        done = whole(cells, config.patch[0])  # [B, L]
+        done[:, :overlap] = True
+        turn = (~done[:, :: config.patch[0]]).cumsum(1).sub(1).clamp(min=0).repeat_interleave(config.patch[0], 1)
+        levels = flow.waiting(sampling.steps, config.shift, sampling.lag * turn)  # [steps + 1, B, L]
         levels = torch.where(partly, levels.clamp(max=PARTLY), levels)
         levels[:, :, :overlap] = sampling.context_noise
-        levels = levels.masked_fill(whole(cells, config.patch[0]), 0)  # [steps + 1, B, L]
+        levels = levels.masked_fill(whole(cells, config.patch[0]), 0)
 
         def denoise(x: Tensor, levels: Tensor) -> flow.Prediction:
             x = torch.where(cells, clean, x)
