@@ -71,9 +71,9 @@ def frechet_of(network: str) -> Callable[[np.ndarray, np.ndarray], float]:
     return partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
 
 
-def _singular(*tables: np.ndarray) -> str:
+def _singular(real: np.ndarray, made: np.ndarray) -> str:
     """What is to be said of covariances that are not of full rank."""
-    found = frechet(*map(Moments.of, tables))
+    found = frechet(Moments.of(real), Moments.of(made))
     if not found.singular:
         return ""
     ranks = " and ".join(map(str, dict.fromkeys(found.ranks)))
