@@ -114,6 +114,7 @@ def models(seen: Path, out: Path, arguments: argparse.Namespace) -> Model:
             "depth": 6,
             "shift": 3.0,
             "completing": 1.0,
+            "rolling": 0.0,
             "sampling": LatentDiTSampling(),  # no words to guide by
         },
         train={"minutes": denoising, "average": 0.998, "compile": False},

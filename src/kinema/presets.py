@@ -32,8 +32,16 @@ def latent_dit_latent() -> Experiment:
 def latent_dit_sprites() -> Experiment:
     """The model that ships: the sprite world, 64x64, 17 frames as latents of video-vae's "sprites" in runs/codec."""
     sampling = LatentDiTSampling(steps=16, guidance=3.0, lag=0.25)
-    family = LatentDiTConfig(codec="runs/codec", patch=(1, 2), hidden=256, depth=7, shift=6.0, completing=0.4)
-    family = replace(family, rolling=0.5, sampling=sampling)
+    family = LatentDiTConfig(
+        codec="runs/codec",
+        patch=(1, 2),
+        hidden=256,
+        depth=7,
+        shift=6.0,
+        completing=0.4,
+        rolling=0.5,
+        sampling=sampling,
+    )
     train = replace(_denoising(), batch=48, optimizer="muon", lr=2e-3, average=0.999, compile=True)
     return Experiment(family, DataConfig("sprites", frames=17, latents=64_000), train)
 

@@ -53,7 +53,7 @@ WAYS = {  # of straight motions, y down
     "down left": (-1, 1),
     "down right": (1, 1),
 }
-OFTEN = {"bounce": 4, "orbit": 4, "zigzag": 4, "spin": 4}  # as often as others does training show what is hard to learn
+OFTEN = {"bounce": 4, "orbit": 4, "zigzag": 4, "spin": 4}  # times as often as others in training: harder to learn
 MOST = 3  # sprites
 FEWEST, LENGTH = 8, 16  # frames that show a motion, and of a clip that fewer are cut from
 FPS = 8.0
