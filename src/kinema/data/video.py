@@ -254,7 +254,7 @@ class _RGB:
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         clear = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-        image = self.converter.reformat(frame, format="rgba" if clear else "rgb24", threads=1).to_ndarray()
+        image = self.converter.reformat(frame, format="rgba" if clear else "rgb24").to_ndarray()
         return np.ascontiguousarray(np.rot90(_over_black(image) if clear else image, _quarters(frame)))
 
 
