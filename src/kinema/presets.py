@@ -39,7 +39,7 @@ def latent_dit_sprites() -> Experiment:
         depth=7,
         shift=6.0,
         completing=0.4,
-        rolling=0.5,
+        rolling=0.7,
         sampling=sampling,
     )
     train = replace(_denoising(), batch=48, optimizer="muon", lr=2e-3, average=0.999, compile=True)

@@ -44,7 +44,7 @@ __all__ = ["LatentDiT", "LatentDiTConfig", "LatentDiTSampling"]
 
 CONTEXT = 0.2  # the highest noise level of given frames that are noised
 PARTLY = 0.6  # the noise level at which drawing begins of latents of which some frames are given
-LAG = 0.5  # the most by which a frame of a clip is behind the one before in training, where it is `rolling`
+LAG = 1.0  # the most by which a frame of a clip is behind the one before in training, where it is `rolling`
 FORCED = 0.25  # of training clips with a noise level for each frame; others have one for all
 UNHEARD, ALONE = 0.75, 0.25  # of sounds and actions that are left out: beside texts, all of which they may say, and not
 INSIDE = 0.25  # of training steps on clips without the latent of the first frame, where it was coded alone
