@@ -189,13 +189,11 @@ def test_times_go_down_from_noise_to_data() -> None:
 
 
 def test_frames_that_wait_go_the_same_way_later() -> None:
-    assert torch.equal(flow.waiting(5, 3.0, torch.zeros(2)), flow.times(5, 3.0)[:, None].expand(-1, 2))
-    levels, steps = flow.waiting(8, 3.0, torch.tensor([[0.0, 0.25], [0.5, 0.75]])), flow.times(8, 3.0)
-    assert levels.shape == (15, 2, 2) and (levels.diff(dim=0) <= 0).all()
-    assert (levels[0] == 1).all() and not levels[-1].any()
-    for frame, begin in zip(levels.flatten(1).T, (0, 2, 4, 6), strict=True):
-        torch.testing.assert_close(frame, torch.cat([steps[:1].repeat(begin), steps, steps[-1:].repeat(6 - begin)]))
-    assert len(flow.waiting(8, 1.0, torch.tensor([0.3]))) == 12  # the last step is a shorter one
+    assert torch.equal(flow.waiting(5, 3.0, torch.tensor([0, 0])), flow.times(5, 3.0)[:, None].expand(-1, 2))
+    levels, steps = flow.waiting(8, 3.0, torch.tensor([[0, 2], [4, 7]])), flow.times(8, 3.0)
+    assert levels.shape == (16, 2, 2)
+    for frame, begin in zip(levels.flatten(1).T, (0, 2, 4, 7), strict=True):
+        assert torch.equal(frame, torch.cat([torch.ones(begin), steps, torch.zeros(7 - begin)]))
 
 
 def test_guidance_goes_beyond_the_condition_within_its_interval() -> None:

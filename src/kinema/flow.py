@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 __all__ = [
@@ -212,16 +212,15 @@ def times(steps: int, shift: float = 1.0) -> Float[Tensor, "{steps}+1"]:
     return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
-def waiting(steps: int, shift: float, wait: Float[Tensor, "*t"]) -> Float[Tensor, "n *t"]:
-    """Times to sample at of frames that begin one after the other, each after its `wait` in shares of all `steps`.
+def waiting(steps: int, shift: float, wait: Int64[Tensor, "*t"]) -> Float[Tensor, "n *t"]:
+    """Times to sample at of frames that begin one after the other, each when it has waited for so many steps.
 
-    Each stays at 1 until then and at 0 once it is done, and goes from one to the other as `times` do; those that wait
-    the longest are the last to be done (the pyramid of diffusion forcing: Chen et al. 2024, arXiv 2407.01392; rolling
-    diffusion: Ruhe et al. 2024, arXiv 2402.09470).
+    Until then each stays at 1, then it goes the way of `times`, and stays at 0 once it is done, until the last one is
+    (the pyramid of diffusion forcing: Chen et al. 2024, arXiv 2407.01392; rolling diffusion: Ruhe et al. 2024, arXiv
+    2402.09470).
     """
-    count = math.ceil(steps * (1 + float(wait.max())) - 1e-6)
-    even = torch.linspace(1, 1 - count / steps, count + 1, device=wait.device)
-    return shifted((even.reshape(-1, *[1] * wait.ndim) + wait).clamp(0, 1), shift)
+    step = torch.arange(steps + int(wait.max()) + 1, device=wait.device)
+    return times(steps, shift).to(wait.device)[(step.reshape(-1, *[1] * wait.ndim) - wait).clamp(0, steps)]
 
 
 # Sampling

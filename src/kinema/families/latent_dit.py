@@ -76,7 +76,7 @@ class LatentDiTSampling:
     """Noise level of the frames that a longer clip goes on from, up to 0.2; 0 leaves them as they are."""
     lag: float = 0.0
     """Of each frame behind the one before, as a share of the steps: later frames see what earlier ones became, for as
-    many more steps; of use where `rolling` was trained."""
+    many more steps. It is of use where `rolling` was trained."""
     overlap: float = 0.5
     """Share of a window that is given by the one before; the greater, the steadier and slower long clips are."""
 
@@ -421,7 +421,8 @@ class LatentDiT(Family):
         done = whole(cells, config.patch[0])  # [B, L]
         done[:, :overlap] = True
         turn = (~done[:, :: config.patch[0]]).cumsum(1).sub(1).clamp(min=0).repeat_interleave(config.patch[0], 1)
-        levels = flow.waiting(sampling.steps, config.shift, sampling.lag * turn)  # [steps + 1, B, L]
+        wait = (sampling.lag * sampling.steps * turn).round().long()
+        levels = flow.waiting(sampling.steps, config.shift, wait)  # [steps + 1, B, L]
         levels = torch.where(partly, levels.clamp(max=PARTLY), levels)
         levels[:, :, :overlap] = sampling.context_noise
         levels = levels.masked_fill(whole(cells, config.patch[0]), 0)
