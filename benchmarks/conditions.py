@@ -41,7 +41,7 @@ from torch import Tensor
 
 from kinema.commands.sample import write_sheet
 from kinema.conditions.audio import RATE
-from kinema.data.clips import DataConfig, FolderSource, open_source, shuffled
+from kinema.data.clips import DataConfig, FolderSource, shuffled
 from kinema.data.folder import ClipFile, scan
 from kinema.data.video import frame_rate, read_audio, read_frames
 from kinema.data.write import contact_sheet, to_uint8, write_video
@@ -153,7 +153,8 @@ def together(mouth: Float[np.ndarray, "N T"], sound: Float[np.ndarray, "N T"]) -
 
 def mouths(model: Model, data: DataConfig, clips: int, box: list[int]) -> Table:
     """How mouths go with sounds, over longer clips."""
-    real = open_source(replace(data, frames=LONG)).batch(0, clips, seed=HELD_OUT)
+    source = FolderSource(replace(data, frames=LONG))
+    real, files = source.batch(0, clips, seed=HELD_OUT), np.array(shuffled(len(source.clips), 0, clips, HELD_OUT))
     assert real.given.audio is not None
     own = real.given.audio
     other = own.roll(1, 0)
@@ -169,11 +170,11 @@ def mouths(model: Model, data: DataConfig, clips: int, box: list[int]) -> Table:
         found = {said: together(opening(clip, box), sound) for said, sound in heard.items()}
         found["its own less another's"] = found["its own"] - found["another clip's"]
         for said, values in found.items():
-            values, cells = values[values.isfinite()], ["-", "-"]
-            if len(values) > 1:
-                mean, low, high = mean_interval(values)
+            there, cells = values.isfinite(), ["-", "-"]
+            if there.sum() > 1:
+                mean, low, high = mean_interval(values[there], groups=files[there.numpy()])
                 cells = [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
-            table.add_row(which, said, f"{len(values)}", *cells)
+            table.add_row(which, said, f"{there.sum()}", *cells)
     return table
 
 

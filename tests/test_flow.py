@@ -185,15 +185,15 @@ def test_times_go_down_from_noise_to_data() -> None:
             flow.times(steps, shift)
 
 
-# Guidance
-
-
 def test_frames_that_wait_go_the_same_way_later() -> None:
     assert torch.equal(flow.waiting(5, 3.0, torch.tensor([0, 0])), flow.times(5, 3.0)[:, None].expand(-1, 2))
     levels, steps = flow.waiting(8, 3.0, torch.tensor([[0, 2], [4, 7]])), flow.times(8, 3.0)
     assert levels.shape == (16, 2, 2)
     for frame, begin in zip(levels.flatten(1).T, (0, 2, 4, 7), strict=True):
         assert torch.equal(frame, torch.cat([torch.ones(begin), steps, torch.zeros(7 - begin)]))
+
+
+# Guidance
 
 
 def test_guidance_goes_beyond_the_condition_within_its_interval() -> None:

@@ -418,14 +418,15 @@ class LatentDiT(Family):
         clean = torch.cat([context, known[:, overlap:]], 1)
         if not sampling.context_noise:
             cells = torch.cat([torch.ones_like(cells[:, :overlap]), cells[:, overlap:]], 1)
-        done = whole(cells, config.patch[0])  # [B, L]
-        done[:, :overlap] = True
-        turn = (~done[:, :: config.patch[0]]).cumsum(1).sub(1).clamp(min=0).repeat_interleave(config.patch[0], 1)
+        there = whole(cells, config.patch[0])  # [B, L]
+        drawn = ~there
+        drawn[:, :overlap] = False
+        turn = drawn[:, :: config.patch[0]].cumsum(1).sub(1).clamp(min=0).repeat_interleave(config.patch[0], 1)
         wait = (sampling.lag * sampling.steps * turn).round().long()
         levels = flow.waiting(sampling.steps, config.shift, wait)  # [steps + 1, B, L]
         levels = torch.where(partly, levels.clamp(max=PARTLY), levels)
         levels[:, :, :overlap] = sampling.context_noise
-        levels = levels.masked_fill(whole(cells, config.patch[0]), 0)
+        levels = levels.masked_fill(there, 0)
 
         def denoise(x: Tensor, levels: Tensor) -> flow.Prediction:
             x = torch.where(cells, clean, x)
