@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--fps", type=float, help="that real clips are resampled to; as they are if not given")
     parser.add_argument("--frames", type=int, default=16, help="of a clip (%(default)s)")
     parser.add_argument("--side", type=int, default=32, help="pixels (%(default)s)")
-    parser.add_argument("--clips", type=int, default=256, help="measured of each run, at most (%(default)s)")
+    parser.add_argument("--clips", type=int, default=288, help="measured of each run, at most (%(default)s)")
     arguments = parser.parse_args()
     refuse_models(parser, arguments)
     if arguments.clips < 2:
@@ -233,12 +233,12 @@ def main() -> None:
         write_sheet(arguments.out / f"{name}.png", contact_sheet(clips[:SHOWN], columns=8))
         table.add_row(name, *costs(paths[name], model, real), *quality(clips, model.family))
     Console(width=200).print(table)
-    report({name: paths[name] for name in models}, data, count, arguments)
+    report({name: paths[name] for name in models}, data, arguments)
 
 
-def report(paths: dict[str, Path], data: DataConfig, count: int, arguments: argparse.Namespace) -> None:
+def report(paths: dict[str, Path], data: DataConfig, arguments: argparse.Namespace) -> None:
     """Write what `kinema evaluate` finds of the runs against the data, and print it by family where there are seeds."""
-    settings = Settings(count, data.frames, data.height, data.width, data.fps)
+    settings = Settings(arguments.clips, data.frames, data.height, data.width, data.fps)
     try:
         found, reference = measured([*map(str, paths.values())], data.source, settings, "auto")
     except ValueError as error:  # such as a world's clips of 17 frames, which are slower than those of 16

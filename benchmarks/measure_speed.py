@@ -1,12 +1,14 @@
 """Clips measured a second: kinema against a plain loop of the same protocol, in one run.
 
     python benchmarks/measure_speed.py ../shared/data/robot_g1_pick
+    python benchmarks/measure_speed.py ../shared/data/robot_g1_pick --enlarge 2
 
 The plain loop reads one video after the other with PyAV, resizes each frame, cuts windows, and computes the features
 and then the measures of 16 windows at a time: the same functions, with nothing side by side and nothing kept. kinema
 decodes files side by side, computes the measures of clips side by side, and reads the next clips meanwhile. "cold"
 begins with an empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of
-it measured. "features" leaves the measures of single clips out of both. Medians of --repeats runs, taken in turn.
+it measured. "features" leaves the measures of single clips out of both. --enlarge writes the clips again at so many
+times their size first: twice 160x128 is about the 320x240 of UCF-101. Medians of --repeats runs, taken in turn.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ from unittest.mock import patch
 import av
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from kinema import run
 from kinema.data.clips import DataConfig, FolderSource, fit
 from kinema.data.folder import scan
+from kinema.data.video import frame_rate, read_frames
+from kinema.data.write import write_video
 from kinema.evaluation import rows
 from kinema.evaluation.rows import measured, of_each
 from kinema.evaluation.sides import PIECE, Real
@@ -66,6 +71,17 @@ def ours(folder: Path, network: KinemaFeatures, each: bool, cache: str, clips: i
             measured(Real("x", source, 0), clips, network, cache=cache)
 
 
+def enlarged(folder: Path, times: int, place: Path) -> Path:
+    """A folder of its videos at so many times their size."""
+    for clip in scan(folder).clips:
+        large = (
+            np.asarray(Image.fromarray(f).resize((f.shape[1] * times, f.shape[0] * times)))
+            for f in read_frames(clip.path)
+        )
+        write_video(place / f"{clip.path.stem}.mp4", (frame[None] for frame in large), frame_rate(clip.path))
+    return place
+
+
 def taken(work: Callable[[], object]) -> float:
     """Seconds."""
     begun = time.monotonic()
@@ -74,24 +90,32 @@ def taken(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Time both, in turn, and print the table."""
+    """Make the clips, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--enlarge", type=int, metavar="TIMES", help="each side of the clips")
     arguments = parser.parse_args()
     run.keep_freed_memory()
+    with tempfile.TemporaryDirectory() as place:
+        folder = arguments.folder
+        compare(enlarged(folder, arguments.enlarge, Path(place)) if arguments.enlarge else folder, arguments.repeats)
+
+
+def compare(folder: Path, repeats: int) -> None:
+    """Time both, in turn, and print the table."""
     network = KinemaFeatures()
-    clips = plain(arguments.folder, network, False)
+    clips = plain(folder, network, False)
     table = Table("", "plain", "cold", "decoded", "again", "cold / plain", title=f"Clips a second, {clips} clips")
     for name, each in (("features", False), ("all measures", True)):
         times: dict[str, list[float]] = {"plain": [], "cold": [], "decoded": [], "again": []}
-        for _ in range(arguments.repeats):
+        for _ in range(repeats):
             with tempfile.TemporaryDirectory() as cache:
 
                 def work(each: bool = each, cache: str = cache) -> None:
-                    ours(arguments.folder, network, each, cache, clips)
+                    ours(folder, network, each, cache, clips)
 
-                times["plain"].append(taken(lambda each=each: plain(arguments.folder, network, each)))
+                times["plain"].append(taken(lambda each=each: plain(folder, network, each)))
                 times["cold"].append(taken(work))
                 shutil.rmtree(Path(cache, "measured"))
                 times["decoded"].append(taken(work))

@@ -102,8 +102,8 @@ def directions(flow: Flow) -> Float[np.ndarray, "N 8"]:
     """
     lengths = _lengths(flow)
     sectors = np.round(np.arctan2(-flow.forward[..., 1], flow.forward[..., 0]) / (np.pi / 4)).astype(int) % len(COMPASS)
-    ways = [np.where(sectors == way, lengths, 0).sum((1, 2, 3), dtype=np.float64) for way in range(len(COMPASS))]
-    histogram = np.stack(ways, 1)
+    ways = zip(sectors, lengths, strict=True)
+    histogram = np.stack([np.bincount(way.ravel(), length.ravel(), len(COMPASS)) for way, length in ways])
     total = histogram.sum(1, keepdims=True)
     return np.divide(histogram, total, out=np.zeros_like(histogram), where=total > 0)
 
