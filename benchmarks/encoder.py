@@ -16,6 +16,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -189,20 +190,24 @@ def main() -> None:
         run.channels_last(learner)
         optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE, weight_decay=0.05, fused=True)
         begun, step, recent = time.monotonic(), 0, []
-        while (spent := (time.monotonic() - begun) / 60 / arguments.minutes) < 1:
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * min(1, step / 100) * (1 - spent)
-            clips, way, strength = drawn(*sources, step, arguments.seed)
-            with place.autocast():
-                loss, found = learner.loss(clips, way, strength)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
-            recent.append((loss.item(), found.item()))
-            if step % 50 == 0:
-                print(f"step {step}: loss {np.mean(recent, 0)[0]:.3f}, found {np.mean(recent, 0)[1]:.3f}", flush=True)
-                recent = []
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(drawn, *sources, step, arguments.seed)
+            while (spent := (time.monotonic() - begun) / 60 / arguments.minutes) < 1:
+                for group in optimizer.param_groups:
+                    group["lr"] = RATE * min(1, step / 100) * (1 - spent)
+                clips, way, strength = coming.result()
+                step += 1
+                coming = ahead.submit(drawn, *sources, step, arguments.seed)
+                with place.autocast():
+                    loss, found = learner.loss(clips, way, strength)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recent.append((loss.item(), found.item()))
+                if step % 50 == 0:
+                    mean = np.mean(recent, 0)
+                    print(f"step {step}: loss {mean[0]:.3f}, found {mean[1]:.3f}", flush=True)
+                    recent = []
         print(f"{step} steps of {BATCH} clips")
         report(learner.eval(), sources)
     weights = {name: tensor.half().contiguous() for name, tensor in learner.encoder.state_dict().items()}

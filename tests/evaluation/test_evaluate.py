@@ -118,6 +118,8 @@ def test_a_model_is_measured_at_its_own_size(trained, cpu) -> None:
     assert (protocol.frames, protocol.height, protocol.width) == (8, 16, 32)
     assert found.result.kind == "generated" and reference is not None
     assert found.rows.shown.shape == (8, 8, 16, 32, 3)
+    control = found.result.numbers["control"]
+    assert control.clips == 18 and control.better == "higher" and 0 <= (control.real or 0) <= 1
     assert np.allclose(found.result.each["flicker"][:8], flicker(found.rows.shown))
     with pytest.raises(ValueError, match="measured at the size of their clips"):
         evaluate([str(trained)], "shape-motion", replace(settings, height=32, width=32), cpu)
@@ -274,6 +276,7 @@ def test_labels_are_told_by_name(make_clip, cpu, tmp_path) -> None:
     side = Generated(str(tmp_path / "run"), model, 8, 0, told)
     real, made = told.read(0, 4).given.label, side.read(0, 4).given.label
     assert real is not None and made is not None and (made == 1 - real).all()
+    assert side.read(0, 4).classes == told.read(0, 4).classes == tuple(("left", "up")[number] for number in real)
     make_clip("real/down/0.mp4", frames=8, size=(32, 16), rate=Fraction(25, 4))
     with pytest.raises(ValueError, match="not trained on clips of 'down'"):
         Generated(str(tmp_path / "run"), model, 8, 0, Real("real", FolderSource(config), 0))

@@ -1,14 +1,16 @@
-"""The motion control score: high for real clips, low for wrong labels, chance for clips without motion."""
+"""Control scores: high for real clips, low for wrong labels, chance for clips that do not show what was asked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from kinema import run
-from kinema.metrics.control import MotionClassifier, motion_control, train_classifier
+from kinema.metrics.control import MotionClassifier, label_control, motion_control, train_classifier
 from kinema.worlds.shape_motion import ShapeMotion
 
 PLACE = run.start("cpu")
@@ -53,3 +55,38 @@ def test_clips_without_labels_are_refused(world: ShapeMotion) -> None:
     world.facts = replace(world.facts, classes=())
     with pytest.raises(ValueError, match="no labels"):
         train_classifier(world, PLACE)
+
+
+def clips_of(rng: np.random.Generator, classes: Sequence[str]) -> np.ndarray:
+    """Features of clips of 40 dimensions, of which the first says the class, a little."""
+    features = rng.standard_normal((len(classes), 40))
+    features[:, 0] += [3.0 * (name == "left") for name in classes]
+    return features
+
+
+def test_features_are_read_as_their_classes() -> None:
+    rng = np.random.default_rng(0)
+    classes, asked = ["left", "up"] * 60, ["up", "left", "left", "up"] * 25
+    right, real = label_control(clips_of(rng, classes), classes, np.arange(120), clips_of(rng, asked), asked)
+    assert right.mean() > 0.85 and real.mean() > 0.8
+    others = label_control(
+        clips_of(rng, classes), classes, np.arange(120), clips_of(rng, asked), asked[1:] + asked[:1]
+    )[0]
+    assert abs(others.mean() - 0.5) < 0.1  # half of the clips were told the class that they are not of
+
+
+def test_real_clips_are_read_by_those_of_other_files() -> None:
+    rng = np.random.default_rng(0)
+    files = np.repeat(np.arange(30), 4)  # each file's windows are the same but for a little, and say nothing else
+    features = rng.standard_normal((30, 40))[files] + 0.01 * rng.standard_normal((120, 40))
+    classes = [["left", "up"][int(file)] for file in rng.integers(2, size=30)[files]]
+    right, real = label_control(features, classes, files, features, classes)
+    assert right.mean() > 0.9 and real.mean() < 0.75
+
+
+def test_clips_without_a_class_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    classes = ["left", "up", ""] * 30
+    features = clips_of(rng, classes)
+    right, real = label_control(features, classes, np.arange(90), features, classes)
+    assert np.isnan(right[2::3]).all() and np.isnan(real[2::3]).all() and np.isfinite(right[::3]).all()

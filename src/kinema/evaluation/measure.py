@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from kinema.evaluation.rows import Rows
 from kinema.metrics.bootstrap import mean_interval
+from kinema.metrics.control import label_control
 from kinema.metrics.coverage import prdc
 from kinema.metrics.flow_field import direction_distance, magnitude_distance
 from kinema.metrics.frechet import Moments, frechet
@@ -40,6 +41,7 @@ UNITS = {
     "MS-SSIM": "",
     "LPIPS": "",
     "adherence": "share",
+    "control": "share",
     "synchrony": "correlation",
 }
 BETTER = {  # all others are better near the reference's
@@ -48,6 +50,7 @@ BETTER = {  # all others are better near the reference's
     "MS-SSIM": "higher",
     "LPIPS": "lower",
     "adherence": "higher",
+    "control": "higher",
 }
 FEWEST = 16  # clips that a mean is of
 FILES = 8  # below which an interval over files is marked
@@ -127,6 +130,9 @@ def numbers(rows: Rows, real: Rows | None, network: str, force: bool = False) ->
                 found[f"{names[0]} at infinity"] = number
     for name, values in rows.each.items():
         found[name] = _mean(name, values, rows, None if real is None else real.each.get(name), force)
+    if real is not None and any(rows.classes) and min(len(set(real.classes)), len(np.unique(real.groups))) > 1:
+        told, shown = label_control(real.features, real.classes, real.groups, rows.features, rows.classes)
+        found["control"] = _mean("control", told, rows, shown, force)
     if real is not None and rows.each and real.each:
         root = 0.5**0.5  # distances of means and of quantiles fall with the root of the clips
         flows = real.each["flow"][:, None], rows.each["flow"][:, None]

@@ -37,7 +37,7 @@ __all__ = ["SHOWN", "Rows", "measured", "of_each", "of_predictions"]
 
 SHOWN = 8  # clips that are kept to be looked at
 BY_FRAME = " by frame"
-PARTS = ("features", "directions", "shown", "said")  # of a file; the rest are measures of single clips
+PARTS = ("features", "classes", "directions", "shown", "said")  # of a file; the rest are measures of single clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Rows:
 
     features: Float[np.ndarray, "N D"]
     groups: Int64[np.ndarray, " N"]  # the same for clips of one file
+    classes: tuple[str, ...]  # of each clip, or that it was told, empty where there is none
     each: dict[str, Float[np.ndarray, " N"]]  # measures of single clips, by name
     by_frame: dict[str, Float[np.ndarray, "N t"]]  # measures of predicted frames, by name
     directions: Float[np.ndarray, "N 8"]  # shares of motion
@@ -108,6 +109,7 @@ def measured(
     return Rows(
         features=together["features"],
         groups=np.array([side.group(clip) for clip in range(count)]),
+        classes=tuple(map(str, together["classes"])),
         each={name: values for name, values in together.items() if name not in PARTS and values.ndim == 1},
         by_frame={name.removesuffix(BY_FRAME): v for name, v in together.items() if name.endswith(BY_FRAME)},
         directions=together["directions"],
@@ -146,9 +148,10 @@ def _measure(
         each["synchrony"] = np.array([_synchrony(frames, audio, fps) for frames, audio in pairs])
     few = slice(SHOWN if piece == 0 else 0)
     said = np.array((pixels.given.text or ())[few], dtype=np.str_)
-    values = {"features": features, "directions": ways, "shown": pixels.frames[few], "said": said, **each}
+    classes = np.array(pixels.classes or [""] * len(features), dtype=np.str_)
+    values = {"features": features, "classes": classes, "directions": ways, "shown": pixels.frames[few], "said": said}
     with whole(path) as file:
-        np.savez(file, allow_pickle=False, **values)
+        np.savez(file, allow_pickle=False, **values, **each)
 
 
 def _side_by_side(clips: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -45,8 +45,8 @@ class Saved:
 
     def rows(self, count: int) -> Rows:
         """Those of the first clips, of which nothing but the features is known."""
-        nothing = np.zeros((0, 1, 1, 1, 3), np.uint8)
-        return Rows(self.features[:count], self.groups[:count], {}, {}, np.zeros((count, 8)), nothing, ())
+        nothing, features = np.zeros((0, 1, 1, 1, 3), np.uint8), self.features[:count]
+        return Rows(features, self.groups[:count], ("",) * count, {}, {}, np.zeros((count, 8)), nothing, ())
 
     def refuse_other(self, protocol: Protocol) -> None:
         """Raise ValueError where features were made in another way than `protocol` says."""

@@ -32,6 +32,7 @@ class Pixels:
     given: Conditions
     truth: UInt8[np.ndarray, "N t H W 3"] | None = None  # what the last t frames should be
     right: Float[np.ndarray, " N"] | None = None  # whether each clip shows what it was told, where that can be told
+    classes: tuple[str, ...] = ()  # of each clip the class that it is of, or was told, if there are any
 
 
 class Real:
@@ -62,7 +63,7 @@ class Real:
 
     def read(self, piece: int, size: int) -> Pixels:
         """Decoded frames, from the cache."""
-        pixels = _pixels(self.source.read(self.windows[piece * PIECE :][:size]))
+        pixels = _pixels(self.source.read(self.windows[piece * PIECE :][:size]), self.source.facts.classes)
         return pixels if self.truth is None else replace(pixels, truth=self.truth.read(piece, size).frames)
 
     def group(self, clip: int) -> int:
@@ -83,7 +84,7 @@ class World:
     def read(self, piece: int, size: int) -> Pixels:
         """Clips, drawn anew."""
         batch = self.source.batch(piece, PIECE, seed=self.seed)
-        pixels = _pixels(Batch(batch.frames[:size], batch.given[:size]))
+        pixels = _pixels(Batch(batch.frames[:size], batch.given[:size]), self.source.facts.classes)
         return replace(pixels, right=self.right(pixels.frames, piece))
 
     def right(self, frames: UInt8[np.ndarray, "N T H W 3"], piece: int) -> Float[np.ndarray, " N"] | None:
@@ -125,10 +126,12 @@ class Generated:
         noise = Noise(tuple(range(first, first + size)))
         chunks = stream(self.model.family, self.model.run, noise, self.frames, given)
         frames = np.concatenate([to_uint8(chunk) for chunk in chunks], 1)
-        past, right = self.model.family.past, None
+        past, right, classes = self.model.family.past, None, ()
         if "text" in given.present and isinstance(self.told, World):
             right = self.told.right(frames, piece)
-        return Pixels(frames, given, told.frames[:, past:] if told and past else None, right)
+        if told is not None and "label" in given.present:
+            classes = told.classes
+        return Pixels(frames, given, told.frames[:, past:] if told and past else None, right, classes)
 
     def group(self, clip: int) -> int:
         """That of the clip that it was told by, if it was; else of each clip its own."""
@@ -168,5 +171,7 @@ def _weights(name: str) -> str:
     return sha256(path if path.is_file() else checkpoint.find(path) / checkpoint.GENERATOR)
 
 
-def _pixels(batch: Batch) -> Pixels:
-    return Pixels(to_uint8(batch.frames), batch.given)
+def _pixels(batch: Batch, classes: tuple[str, ...]) -> Pixels:
+    label = batch.given.label
+    of = () if label is None else tuple(classes[number] for number in label.tolist())
+    return Pixels(to_uint8(batch.frames), batch.given, classes=of)

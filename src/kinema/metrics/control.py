@@ -1,27 +1,33 @@
-"""Motion control score: how often a clip shows the motion that was asked for, as a classifier of real clips sees it.
+"""Control: how often a clip shows the class that was asked for, as a classifier of real clips sees it.
 
 From MoCoGAN (Tulyakov et al., CVPR 2018, arXiv 1707.04993, section 4): a classifier is trained on real labelled clips
 and reads generated ones. What it reads of real clips that it has not seen is the most a model can score; one over the
 number of classes is what a model scores that does not listen.
+
+`label_control` reads the features that distances are of; `MotionClassifier` is trained on pixels, for one world.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from kinema.data.clips import Source
 from kinema.run import Run, channels_last
 
-__all__ = ["MotionClassifier", "motion_control", "train_classifier"]
+__all__ = ["MotionClassifier", "label_control", "motion_control", "train_classifier"]
 
 WIDTHS = (3, 16, 32, 64)
 AT_ONCE = 32  # clips in memory
+FOLDS = 5  # that real clips are read in, each by the others
+RIDGE = 0.1  # of the deviation of a feature
 
 
 class MotionClassifier(nn.Module):
@@ -77,3 +83,38 @@ def motion_control(
     with run.autocast():
         logits = torch.cat([classifier(part.to(device)) for part in frames.split(AT_ONCE)])
     return (logits.argmax(1) == asked.to(device)).float().cpu()
+
+
+def label_control(
+    real: Float[np.ndarray, "M D"],
+    classes: Sequence[str],
+    groups: Int64[np.ndarray, " M"],
+    features: Float[np.ndarray, "N D"],
+    asked: Sequence[str],
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " M"]]:
+    """1 for each clip whose features are read as the class that was `asked` for, else 0; and the same of `real` clips.
+
+    Features are read by ridge regression of the real clips' `classes` on theirs, and each real clip by that on clips of
+    other `groups`. Clips of the class "" have none, and come out as NaN.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(group.max() + 1)[group] % FOLDS
+    names, told = np.array(classes), np.array(asked)
+    itself = names.copy()
+    for number in range(FOLDS):
+        held = fold == number
+        itself[held] = _read(real[~held], names[~held], real[held])
+    found = _read(real, names, features)
+    return np.where(told == "", np.nan, found == told), np.where(names == "", np.nan, itself == names)
+
+
+def _read(
+    real: Float[np.ndarray, "M D"], classes: Shaped[np.ndarray, " M"], features: Float[np.ndarray, "N D"]
+) -> Shaped[np.ndarray, " N"]:
+    """The class of each row of `features`, as those of labelled ones have it."""
+    real, classes = real[classes != ""], classes[classes != ""]
+    names, number = np.unique(classes, return_inverse=True)
+    mean, deviation = real.mean(0, dtype=np.float64), real.std(0, dtype=np.float64) + 1e-12
+    x, y = (real - mean) / deviation, np.eye(len(names))[number]
+    weights = np.linalg.solve(x.T @ x + RIDGE * len(x) * np.eye(x.shape[1]), x.T @ (y - y.mean(0)))
+    return names[((features - mean) / deviation @ weights + y.mean(0)).argmax(1)]
