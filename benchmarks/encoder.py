@@ -36,12 +36,11 @@ from kinema.data.write import to_uint8
 from kinema.metrics.encoder import DIMENSIONS, SIDE, Encoder, prepared
 
 FRAMES = 16
-LONGER = 2 * FRAMES + 4  # of which two cuts are made, and cuts at twice the speed
+LONGER = 2 * FRAMES + 4  # of which two cuts are made, cuts at twice the speed and leaps
 BATCH = 48
 RATE = 1e-3
 TEMPERATURE = 0.1
 SPOILS = 50.0  # the weight of how much a clip is spoiled
-IN_ORDER = 3.0  # times that for the order of frames, which is harder to see
 HELD_OUT = 10**6  # the seed of what the table is of
 WORLDS = ("sprites", "shape-motion")
 LARGER = 80  # pixels that a cut of SIDE is made of
@@ -98,6 +97,13 @@ def to_and_fro(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.ran
     return cut[np.minimum(place, 2 * period - place)]
 
 
+def leap(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """A leap ahead somewhere, by up to a clip's length."""
+    place = np.arange(FRAMES)
+    place[rng.integers(1, FRAMES) :] += round(FRAMES * strength)
+    return longer[place]
+
+
 def uneven(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Standing still and hurrying on by turns."""
     steps = np.exp(3 * strength * rng.standard_normal(FRAMES))
@@ -111,8 +117,18 @@ def unsteady(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.rando
     return (cut + shift).clip(0, 255).astype(np.uint8)
 
 
-IN_SPACE, IN_TIME = (smaller, specks, jpeg, hue, unsteady), (faster, mixed, to_and_fro, uneven)
-SPOILED: tuple[Spoiling, ...] = IN_SPACE + IN_TIME
+SPOILED: tuple[Spoiling, ...] = (
+    smaller,
+    specks,
+    jpeg,
+    hue,
+    faster,
+    mixed,
+    to_and_fro,
+    leap,
+    uneven,
+    unsteady,
+)
 
 
 class Learner(nn.Module):
@@ -133,9 +149,8 @@ class Learner(nn.Module):
         each = torch.arange(len(first))
         found = F.cross_entropy(alike, each) + F.cross_entropy(back, each)
         # how, and how much: 0 for every way but one, and so no threshold from which on a clip counts as spoiled
-        told = (self.spoiled(features) - self.truth(way, strength)).square().mean(0)
-        weights = torch.tensor([1.0] * len(IN_SPACE) + [IN_ORDER] * len(IN_TIME))
-        return found + SPOILS * (weights * told).mean(), (alike.argmax(1) == each).float().mean()
+        told = F.mse_loss(self.spoiled(features), self.truth(way, strength))
+        return found + SPOILS * told, (alike.argmax(1) == each).float().mean()
 
     def truth(self, way: Tensor, strength: Tensor) -> Float[Tensor, "3*B ways"]:
         """How much each clip is spoiled in each way."""
