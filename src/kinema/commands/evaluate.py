@@ -30,6 +30,8 @@ from kinema.report.markdown import Difference, document, leaderboard
 
 __all__ = ["main", "measured", "print_table", "write_report"]
 
+TITLED = 4  # sources that are named in a title; more are counted
+
 
 @dataclass(frozen=True)
 class Arguments(Settings):
@@ -99,8 +101,7 @@ def print_table(results: Sequence[Result], against: str | None) -> None:
     """The numbers of results of one protocol, a row each."""
     board, protocol = leaderboard(results), results[0].protocol
     of = f"{protocol.clips} clips of {protocol.frames} frames, {protocol.width}x{protocol.height}"
-    title = f"{', '.join(result.source for result in results)}{f' against {against}' if against else ''}: {of}"
-    table = Table(title=escape(f"{title}; protocol {protocol.hash}"), title_justify="left")
+    table = Table(title=escape(f"{_title(results, against)}: {of}; protocol {protocol.hash}"), title_justify="left")
     table.add_column("")
     for result in results:
         table.add_column(escape(result.source) if len(results) > 1 else "value", justify="right")
@@ -128,7 +129,7 @@ def write_report(
     """Write report.html, report.md and results.json, and say so."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [one.result for one in found]
-    title = f"{', '.join(result.source for result in results)}{f' against {against}' if against else ''}"
+    title = _title(results, against)
     columns = [*([reference] if reference else []), *(one for one in found if one is not reference)]
     shown = [_shown(one) for one in columns if len(one.rows.shown)]
     lines = [one for one in found if any(n.endswith("at infinity") for n in one.result.numbers)]
@@ -142,6 +143,13 @@ def write_report(
     everything = [result.to_dict() for result in results]
     (folder / "results.json").write_text(json.dumps(everything, indent=1, allow_nan=False) + "\n")
     print(f"wrote {folder / 'report.html'}, report.md and results.json")
+
+
+def _title(results: Sequence[Result], against: str | None) -> str:
+    """What is measured, by name where there are few, and against what."""
+    names = [result.source for result in results]
+    what = ", ".join(names) if len(names) <= TITLED else f"{len(names)} sources"
+    return f"{what} against {against}" if against else what
 
 
 def _shown(one: Evaluation) -> Shown:

@@ -171,6 +171,8 @@ def _between(
     if (note and not force) or half < SPLIT:
         return {name: _unmeasured(clips, unit, better, note) for name in names}
     values, lows, highs = (np.atleast_1d(x) for x in half_interval(of, *tables, (real.groups, rows.groups)))
+    if of is neighbours:  # none of which can be less than 0, and but for density none more than 1
+        lows, highs = np.maximum(lows, 0), np.minimum(highs, [1, 1, np.inf, 1])
     floors = beneath * np.atleast_1d(floor(of, tables[0], real.groups).value)
     found = {}
     for name, value, low, high, under in zip(names, values, lows, highs, floors, strict=True):
