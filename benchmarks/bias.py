@@ -2,7 +2,7 @@
 
     python benchmarks/bias.py --clips 64 128 256 512 1024 2048 4096
 
-Two sets of the sprite world's clips, of which the second is blurred by a tenth of the audit's strongest blur, in the
+Two sets of the sprite world's clips, of which the second is blurred by a fifth of the audit's strongest blur, in the
 features of kinema's encoder: the distance at each number of clips with its interval and its floor (the first set's own
 halves), and freed from the bias. Below 258 clips `kinema evaluate` refuses to state it.
 """
@@ -26,7 +26,7 @@ from kinema.worlds.sprites import Sprites
 
 SEED = 2**41  # of the clips: no training step's
 AT_ONCE = 64
-BLUR = 0.1
+BLUR = 0.2
 
 
 def features(clips: int, blurred: bool) -> np.ndarray:
