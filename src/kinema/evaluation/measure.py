@@ -52,6 +52,12 @@ BETTER = {  # all others are better near the reference's
     "adherence": "higher",
     "control": "higher",
 }
+BOUNDS = {  # that no interval leaves
+    "precision": (0, 1),
+    "recall": (0, 1),
+    "density": (0, math.inf),
+    "coverage": (0, 1),
+}
 FEWEST = 16  # clips that a mean is of
 FILES = 8  # below which an interval over files is marked
 NEIGHBOURLY = 64  # clips below which neighbours and kernels say little
@@ -171,14 +177,13 @@ def _between(
     if (note and not force) or half < SPLIT:
         return {name: _unmeasured(clips, unit, better, note) for name in names}
     values, lows, highs = (np.atleast_1d(x) for x in half_interval(of, *tables, (real.groups, rows.groups)))
-    if of is neighbours:  # none of which can be less than 0, and but for density none more than 1
-        lows, highs = np.maximum(lows, 0), np.minimum(highs, [1, 1, np.inf, 1])
     floors = beneath * np.atleast_1d(floor(of, tables[0], real.groups).value)
     found = {}
     for name, value, low, high, under in zip(names, values, lows, highs, floors, strict=True):
         if math.isnan(value):
             found[name] = _unmeasured(clips, unit, better, "it is not defined for these clips: does nothing move?")
         else:
+            low, high = np.clip((low, high), *BOUNDS.get(name, (-math.inf, math.inf)))
             found[name] = Number(float(value), float(low), float(high), clips, unit, better, float(under), note)
     return found
 

@@ -172,6 +172,6 @@ def _kept(path: Path) -> dict[str, np.ndarray] | None:
     """What is in a piece's file; None where there is nothing or not all of it."""
     try:
         with np.load(path, allow_pickle=False) as found:
-            return dict(found)
+            return dict(found) if found.keys() >= set(PARTS) else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

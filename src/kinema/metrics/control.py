@@ -27,7 +27,7 @@ __all__ = ["MotionClassifier", "label_control", "motion_control", "train_classif
 WIDTHS = (3, 16, 32, 64)
 AT_ONCE = 32  # clips in memory
 FOLDS = 5  # that real clips are read in, each by the others
-RIDGE = 0.1  # of the deviation of a feature
+RIDGE = 0.1  # the penalty of weights, beside features of variance 1
 
 
 class MotionClassifier(nn.Module):
