@@ -3,8 +3,8 @@
     python benchmarks/measure_speed.py ../shared/data/robot_g1_pick
     python benchmarks/measure_speed.py ../shared/data/robot_g1_pick --enlarge 2
 
-The plain loop reads one video after the other with PyAV, resizes each frame, cuts windows, and computes the features
-and then the measures of 16 windows at a time: the same functions, with nothing side by side and nothing kept. kinema
+The plain loop reads one video after the other with PyAV, crops and resizes each frame with Pillow, cuts windows, and
+computes the features and then the measures of 16 windows at a time: nothing side by side and nothing kept. kinema
 decodes files side by side, computes the measures of clips side by side, and reads the next clips meanwhile. "cold"
 begins with an empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of
 it measured. "features" leaves the measures of single clips out of both. --enlarge writes the clips again at so many
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kinema import run
-from kinema.data.clips import DataConfig, FolderSource, fit
+from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
 from kinema.data.video import frame_rate, read_frames
 from kinema.data.write import write_video
@@ -49,7 +49,7 @@ def plain(folder: Path, network: KinemaFeatures, each: bool) -> int:
     for clip in scan(folder).clips:
         with av.open(str(clip.path)) as video:
             decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-        frames = np.stack([fit(frame, SIDE, SIDE) for frame in decoded])
+        frames = np.stack([square(frame) for frame in decoded])
         windows += [frames[k : k + FRAMES] for k in range(0, len(frames) - FRAMES + 1, FRAMES)]
         while len(windows) >= PIECE:
             some, windows = np.stack(windows[:PIECE]), windows[PIECE:]
@@ -58,6 +58,15 @@ def plain(folder: Path, network: KinemaFeatures, each: bool) -> int:
                 of_each(some)
             count += PIECE
     return count
+
+
+def square(frame: np.ndarray) -> np.ndarray:
+    """The middle of a frame at the size that is measured."""
+    height, width, _ = frame.shape
+    less = min(height, width)
+    left, top = (width - less) // 2, (height - less) // 2
+    image = Image.fromarray(frame).crop((left, top, left + less, top + less))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def ours(folder: Path, network: KinemaFeatures, each: bool, cache: str, clips: int) -> None:

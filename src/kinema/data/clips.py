@@ -9,14 +9,15 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float32, UInt8
-from PIL import Image
 
 from kinema.conditions.audio import RATE
 from kinema.conditions.text import vocabulary
@@ -31,7 +32,8 @@ from kinema.worlds import WORLDS
 __all__ = ["DataConfig", "FolderSource", "Progress", "Source", "fit", "open_source", "shuffled"]
 
 SOUND = 32767  # of a sample at full volume, as it is kept
-CACHE_VERSION = 1  # part of every key: raise it when the same file would give other frames
+AT_ONCE = 16  # frames that are resized
+CACHE_VERSION = 2  # part of every key: raise it when the same file would give other frames
 
 Progress = Callable[[int, int], None]  # called with how many are done, and of how many
 
@@ -109,7 +111,7 @@ class FolderSource:
 
     def __init__(self, config: DataConfig, progress: Progress | None = None) -> None:
         folder = scan(config.source)
-        cache = _Cache(config)
+        cache = _Cache(config, len(folder.clips))
         skipped = list(folder.skipped)
         self.clips: list[ClipFile] = []
         self._decoded: list[_Decoded] = []
@@ -242,8 +244,8 @@ class _Decoded:
 class _Cache:
     """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, beside it a .json with the rest."""
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
+    def __init__(self, config: DataConfig, clips: int) -> None:
+        self.config, self.threads = config, int(clips >= (os.cpu_count() or 1))  # of a decoder; 0 is one a core
         self.folder = cache_folder(config.cache, "clips")
 
     def get(self, clip: ClipFile) -> _Decoded | str:
@@ -290,13 +292,14 @@ class _Cache:
 
     def _fill(self, path: Path, clip: Path) -> None:
         config = self.config
-        frames = (fit(frame, config.height, config.width) for frame in read_frames(clip, fps=config.fps))
+        decoded = read_frames(clip, fps=config.fps, threads=self.threads)
         with whole(path) as file:
             count = 0
             write_header(file, "|u1", (count, config.height, config.width, 3))
-            for frame in frames:
-                file.write(frame.tobytes())
-                count += 1
+            for _, alike in groupby(decoded, np.shape):
+                while some := list(islice(alike, AT_ONCE)):
+                    file.write(fit(np.stack(some), config.height, config.width).tobytes())
+                    count += len(some)
             file.seek(0)  # the clip's length is known at its end only
             write_header(file, "|u1", (count, config.height, config.width, 3))
             with clip.open("rb") as bytes_of:
@@ -315,12 +318,15 @@ def _actions(clip: ClipFile, frames: int, fps: float | None) -> Float32[np.ndarr
     return table[shown]
 
 
-def fit(frame: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize a frame to cover height x width and crop it at the centre, in one antialiased step."""
-    h, w = frame.shape[:2]
+def fit(frames: UInt8[np.ndarray, "*n h w 3"], height: int, width: int) -> UInt8[np.ndarray, "*n H W 3"]:
+    """Crop whole pixels about the centre, of the shape of height x width, and resize them (bicubic, antialiased)."""
+    *_, h, w, _ = frames.shape
     if (h, w) == (height, width):
-        return frame
+        return frames
     scale = max(height / h, width / w)
-    dx, dy = (w - width / scale) / 2, (h - height / scale) / 2
-    box = (max(dx, 0), max(dy, 0), min(w - dx, w), min(h - dy, h))  # rounding must not push it over the edge
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box=box))
+    rows, columns = min(max(round(height / scale), 1), h), min(max(round(width / scale), 1), w)
+    top, left = (h - rows) // 2, (w - columns) // 2
+    cut = np.array(frames[..., top : top + rows, left : left + columns, :]).reshape(-1, rows, columns, 3)
+    pixels = torch.from_numpy(cut).movedim(-1, 1)  # bytes, channels last: a fifth of the time that Pillow takes
+    resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).movedim(1, -1)
+    return np.ascontiguousarray(resized.numpy()).reshape(*frames.shape[:-3], height, width, 3)

@@ -26,7 +26,7 @@ from kinema.worlds import WORLDS
 
 __all__ = ["Evaluation", "Settings", "evaluate"]
 
-RESIZE = "to cover the size and cropped at the centre, in one step, Lanczos"
+RESIZE = "the largest crop of its shape about the centre, in whole pixels, then bicubic, antialiased"
 NEAR = 0.01  # share by which frame rates may differ and be the same
 PACKAGES = ("kinema", "torch", "numpy", "scipy", "av", "pillow")
 
