@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--steps", type=int, nargs="+", default=[], help="of the solver, a row each")
     parser.add_argument("--guidance", type=float, help="by the prompt")
+    parser.add_argument("--candidates", type=int, help="of which the model keeps one")
     parser.add_argument("--batch", type=int, default=16, help="clips at once (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/adherence"))
     arguments = parser.parse_args()
@@ -93,6 +94,8 @@ def main() -> None:
     model = load(arguments.model)
     if arguments.guidance is not None:
         model = model.choosing(guidance=arguments.guidance)
+    if arguments.candidates is not None:
+        model = model.choosing(candidates=arguments.candidates)
     facts, still = model.facts, model.facts.frames == 1
     kinds = [kind for kind in arguments.kinds if not (still and "then" in kind)]
     table = Table(*HEADERS, title=f"{arguments.model}: adherence to prompts")

@@ -45,7 +45,7 @@ MOCOGAN = {"content": 4, "motion": 3, "ngf": 2, "ndf": 2, "ndf_image": 2}
 SVG = {"past": 3, "channels": 8, "code": 16, "hidden": 16, "latent": 4}
 TGAN = {"latent": 5, "path": 4, "ngf": 2, "ngf_path": 3, "ndf": 2}
 DIT = {"patch": (1, 4), "hidden": 16, "depth": 2, "heads": 2, "sampling": LatentDiTSampling(steps=3)}
-GUIDED = LatentDiTSampling(steps=3, solver="ddpm", guidance=2.0, context_noise=0.1)
+GUIDED = LatentDiTSampling(steps=3, solver="ddpm", guidance=2.0, context_noise=0.1, candidates=2)
 VGAN = {"latent": 5, "ngf": 2, "ndf": 2}
 VAE = {"space": 4, "channels": 3, "hidden": 4}
 TOKENS = {"hidden": 16, "depth": 2, "heads": 2}

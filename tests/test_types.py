@@ -63,6 +63,17 @@ def test_part_of_a_noise_starts_from_its_beginning() -> None:
     torch.testing.assert_close(part.normal("motion", 20), motion[1:], rtol=0, atol=0)
 
 
+def test_noises_of_each_clip_begin_with_its_own() -> None:
+    noise = Noise((0, 1), {"motion": (3, 4)})
+    many = noise.each(3)
+    content, motion = many.normal("content", 20), many.normal("motion", 20)
+    assert torch.equal(content[::3], noise.normal("content", 20)) and torch.equal(
+        motion[::3], noise.normal("motion", 20)
+    )
+    assert len(content.unique(dim=0)) == len(motion.unique(dim=0)) == len(many) == 6
+    torch.testing.assert_close(noise[1:].each(3).normal("content", 20), content[3:], rtol=0, atol=0)
+
+
 def test_normal_noise_is_standard_normal() -> None:
     values = Noise(tuple(range(64))).normal("x", 40, 27)
     assert values.shape == (64, 40, 27)

@@ -96,6 +96,14 @@ class Noise:
         """The noise of the clips in `index`, from its beginning."""
         return Noise(self.seeds[index], {name: seeds[index] for name, seeds in self.streams.items()})
 
+    def each(self, count: int) -> Noise:
+        """`count` noises of each clip, one after the other, from their beginning: its own and others that follow."""
+
+        def following(seeds: Sequence[int]) -> tuple[int, ...]:
+            return tuple(mix(seed, "candidate", k) if k else seed for seed in seeds for k in range(count))
+
+        return Noise(following(self.seeds), {name: following(seeds) for name, seeds in self.streams.items()})
+
     def _of(self, stream: str) -> list[torch.Generator]:
         if stream not in self._generators:
             seeds: Sequence[int] = self.streams.get(stream, self.seeds)

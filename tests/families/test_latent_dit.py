@@ -281,6 +281,47 @@ def test_frames_that_lag_begin_one_after_the_other() -> None:
         LatentDiTSampling(lag=1.5)
 
 
+class Reader(Oracle):
+    """What a network would tell that takes "up" for bright clips and "left" for dark ones, and else for grey ones."""
+
+    def forward(self, x: Tensor, given: Tensor, levels: Tensor, heard: Heard, alone: bool) -> Tensor:
+        assert self.listener.label is not None
+        label = torch.cdist(heard.moments[:, 0], self.listener.label.weight).argmin(1)
+        self.x0 = torch.tensor([0.5, -0.5, 0.0])[label][:, None, None, None, None]
+        return super().forward(x, given, levels, heard, alone)
+
+
+@pytest.mark.parametrize("parameterisation", get_args(flow.Parameterisation))
+def test_of_candidates_the_one_is_kept_that_what_was_told_explains(
+    parameterisation: flow.Parameterisation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = dit(LABELLED, parameterisation=parameterisation)
+    family.generator.network = Reader(family, torch.empty(0))  # pyright: ignore[reportAttributeAccessIssue]
+    family.generator.register_parameter("device", nn.Parameter(torch.empty(0)))
+    family.sampling = replace(family.sampling, candidates=4)
+    levels = torch.tensor([0.05, -0.4, 0.45, -0.1, 0.05, -0.4, 0.45, -0.1])
+    drawn = levels[:, None, None, None, None].expand(-1, 6, 3, 16, 16)
+    monkeypatch.setattr(family, "_draw", lambda *told: drawn)
+    made = draw(family, 6, Conditions(label=torch.tensor([0, 1])), (0, 1))
+    assert made.flatten(1).mean(1).tolist() == pytest.approx([0.45, -0.4])
+
+
+def test_candidates_keep_what_is_given_and_a_clip_its_seed() -> None:
+    family, frames = dit(LABELLED), clips(2, 6)
+    family.sampling = replace(family.sampling, candidates=3)
+    given = replace(known(frames, 0, 5), label=torch.tensor([0, 1]))
+    with overheard(family) as calls:
+        made = draw(family, 6, given, (0, 1))
+    assert torch.equal(made[:, [0, 5]], frames[:, [0, 5]])
+    assert all(len(call.x) == 6 and torch.equal(call.x[:, 0], frames[:, 0].repeat_interleave(3, 0)) for call in calls)
+    torch.testing.assert_close(draw(family, 6, given[1:], (1,)), made[1:])
+    assert draw(family, 15, given, (0, 1)).isfinite().all()  # window by window
+    told_nothing = dit()
+    alone = draw(told_nothing)
+    told_nothing.sampling = family.sampling
+    assert torch.equal(draw(told_nothing), alone)
+
+
 @pytest.mark.parametrize("which", [(0,), (0, 1, 2), (5,), (0, 5), (2, 3)])
 @pytest.mark.parametrize("patch", [(1, 8), (2, 4)])
 def test_given_frames_come_back_and_decide_the_others(which: tuple[int, ...], patch: tuple[int, int]) -> None:
@@ -562,7 +603,14 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"interval": (0.6, 0.4)}, {"interval": (0.0, 2.0)}, {"context_noise": 0.3}, {"overlap": 1.0}],
+    [
+        {"steps": 0},
+        {"candidates": 0},
+        {"interval": (0.6, 0.4)},
+        {"interval": (0.0, 2.0)},
+        {"context_noise": 0.3},
+        {"overlap": 1.0},
+    ],
     ids=lambda s: next(iter(s)),
 )
 def test_sampling_out_of_range_is_refused(settings: dict[str, Any]) -> None:
@@ -575,6 +623,13 @@ def test_guidance_wants_labels_that_were_left_out(facts: Facts, settings: dict[s
     family = dit(facts, **settings)
     family.sampling = replace(family.sampling, guidance=2.0)
     with pytest.raises(ValueError, match="make guidance 1"):
+        draw(family)
+
+
+def test_candidates_want_labels_that_were_left_out() -> None:
+    family = dit(LABELLED, dropout=0.0)
+    family.sampling = replace(family.sampling, candidates=2)
+    with pytest.raises(ValueError, match="trained with label left out, which candidates needs: make candidates 1"):
         draw(family)
 
 

@@ -30,6 +30,13 @@ class Heard:
     moments: Float[Tensor, "B G D"]
     context: Context | None = None
 
+    def repeated(self, times: int) -> Heard:
+        """What each clip is told so many times, one after the other."""
+        moments, context = self.moments.repeat_interleave(times, 0), self.context
+        if context is not None:
+            context = context[0].repeat_interleave(times, 0), context[1].repeat_interleave(times, 0)
+        return Heard(moments, context)
+
     def cut(self, first: int, length: int) -> Heard:
         """What `length` moments from `first` on are told; those after the last are told what it is."""
         moments = self.moments[:, first : first + length]

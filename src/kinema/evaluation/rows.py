@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -156,9 +157,13 @@ def _measure(
 
 def _side_by_side(clips: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The measures of single clips, some on each core."""
-    parts = np.array_split(clips, min(len(clips), os.cpu_count() or 1))
-    with ThreadPoolExecutor(len(parts)) as pool:
-        found = [*pool.map(lambda part: of_each(part), parts)]
+    parts, threads = np.array_split(clips, min(len(clips), os.cpu_count() or 1)), cv2.getNumThreads()
+    cv2.setNumThreads(1)  # as each core has a part
+    try:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            found = [*pool.map(lambda part: of_each(part), parts)]
+    finally:
+        cv2.setNumThreads(threads)
     each = {name: np.concatenate([part[name] for part, _ in found]) for name in found[0][0]}
     return each, np.concatenate([ways for _, ways in found])
 

@@ -53,6 +53,7 @@ GUIDED = {  # by what settings, and by which conditions together, as label and t
     "audio_guidance": frozenset({"audio"}),
     "actions_guidance": frozenset({"actions"}),
 }
+JUDGED = (0.85, 0.85, 0.9, 0.9)  # noise levels at which candidates are compared
 WAVES = 128  # frequencies that tell a noise level
 
 
@@ -77,13 +78,15 @@ class LatentDiTSampling:
     lag: float = 0.0
     """Of each frame behind the one before, as a share of the steps: later frames see what earlier ones became, for as
     many more steps. It is of use where `rolling` was trained."""
+    candidates: int = 1
+    """Drawn of each window, of which the one is kept that is explained the most by what it is told."""
     overlap: float = 0.5
     """Share of a window that is given by the one before; the greater, the steadier and slower long clips are."""
 
     def __post_init__(self) -> None:
         low, high = self.interval
-        if self.steps < 1 or not 0 <= low < high <= 1:
-            raise ValueError("latent-dit: steps must be at least 1 and interval rise within 0 and 1")
+        if min(self.steps, self.candidates) < 1 or not 0 <= low < high <= 1:
+            raise ValueError("latent-dit: steps and candidates must be at least 1 and interval rise within 0 and 1")
         if not 0 <= self.context_noise <= CONTEXT or not 0 < self.overlap < 1 or not 0 <= self.lag <= 1:
             raise ValueError(
                 f"latent-dit: context_noise must be in 0 to {CONTEXT}, lag in 0 to 1 and overlap between 0 and 1"
@@ -349,33 +352,45 @@ class LatentDiT(Family):
         begins at the group in which they stand still, under noise (SDEdit: Meng et al. 2021, arXiv 2108.01073); where
         only some of the pixels are, they do not count. A window knows only what is given in it: to go towards what is
         given later, ask for no more frames than a window has.
+
+        Of several candidates of a window the one is kept of which the network's error, under the same noise for all,
+        falls by the greatest share when it is told what they are to show. So a diffusion model judges how words and
+        pictures fit (Li et al. 2023, arXiv 2303.16203; beside its error without words: Krojer et al. 2023, arXiv
+        2305.16397). A clip that is told nothing has one candidate.
         """
         self.refuse_unusable(given)
         device = next(self.generator.parameters()).device
         known, share = self._known(given, len(noise), device)
-        heard = self._heard(given, frames, noise, device)
-        if self.codec is None:
-            yield from self._windows(frames, known, share, heard, noise)
-        else:
-            windows = self._windows(self.codec.length(frames), known, share, heard, noise)
-            yield from self.codec.decoded(windows, frames)
+        heard, unheard = self._heard(given, frames, noise, device)
+        length = frames if self.codec is None else self.codec.length(frames)
+        windows = self._windows(length, known, share, heard, unheard, noise)
+        yield from windows if self.codec is None else self.codec.decoded(windows, frames)
 
     @torch.no_grad()
-    def _heard(self, given: Conditions, frames: int, noise: Noise, device: torch.device) -> list[tuple[float, Heard]]:
-        """What clips are told, of scale 1, and after it with a condition left out, of that guidance's scale."""
+    def _heard(
+        self, given: Conditions, frames: int, noise: Noise, device: torch.device
+    ) -> tuple[list[tuple[float, Heard]], Heard | None]:
+        """What clips are told, of scale 1, and after it with a condition left out, of that guidance's scale.
+
+        Beside it with all left out, if there are candidates to be compared and anything is told.
+        """
         listener, everyone = self.generator.network.listener, torch.ones(len(noise), dtype=torch.bool, device=device)
+        told = listener.hears & (given.present | {"label"})
         given = replace(given.to(device), label=labels(given, self.categories, noise, "latents", device))
+
+        def without(names: frozenset[str], setting: str) -> Heard:
+            if not names & listener.hears or not (self.config.dropout or names.isdisjoint(GUIDED["guidance"])):
+                raise ValueError(
+                    f"this model was not trained with {' or '.join(sorted(names))} left out, which {setting} needs: "
+                    f"make {setting} 1"
+                )
+            return listener(given, frames, len(noise), dict.fromkeys(names, everyone))
+
         heard = [(1.0, listener(given, frames, len(noise)))]
         for setting, names in GUIDED.items():
-            scale, learned = getattr(self.sampling, setting), self.config.dropout or names != GUIDED["guidance"]
-            if scale != 1 and not (learned and listener.hears & names):
-                raise ValueError(
-                    f"this model was not trained with {' or '.join(sorted(names))} left out, which guidance by it "
-                    f"needs: make {setting} 1"
-                )
-            if scale != 1:
-                heard.append((scale, listener(given, frames, len(noise), dict.fromkeys(names, everyone))))
-        return heard
+            if (scale := getattr(self.sampling, setting)) != 1:
+                heard.append((scale, without(names, setting)))
+        return heard, without(told, "candidates") if told and self.sampling.candidates > 1 else None
 
     def _known(self, given: Conditions, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The latents of the given frames [B, l, C, h, w], and how much of each is given [B, l, 1, h, w]."""
@@ -390,7 +405,13 @@ class LatentDiT(Family):
         return latents, share[:, :, None]
 
     def _windows(
-        self, length: int, known: Tensor, share: Tensor, heard: list[tuple[float, Heard]], noise: Noise
+        self,
+        length: int,
+        known: Tensor,
+        share: Tensor,
+        heard: list[tuple[float, Heard]],
+        unheard: Heard | None,
+        noise: Noise,
     ) -> Iterator[Tensor]:
         """Yield the latents of videos, `length` in time, of which `known` is given as far as `share` says.
 
@@ -398,13 +419,46 @@ class LatentDiT(Family):
         """
         time, tokens = self.config.patch[0], self.inside // self.config.patch[0]
         overlap = time * min(max(1, round(self.sampling.overlap * tokens)), tokens - 1)
-        context, done = known[:, :0], 0
+        context, done, many = known[:, :0], 0, noise.each(self.sampling.candidates)
         while done < length:
             begin, size = (done - overlap, self.inside) if done else (0, self.length)
             now = [(scale, every.cut(begin // time, size // time)) for scale, every in heard]
-            window = self._draw(context, _cut(known, begin, size), _cut(share, begin, size), now, noise)
+            parts = context, _cut(known, begin, size), _cut(share, begin, size)
+            if unheard is None:
+                window = self._draw(*parts, now, noise)
+            else:
+                window = self._best(*parts, now, unheard.cut(begin // time, size // time), many)
             yield window[:, done - begin :][:, : length - done]
             context, done = window[:, -overlap:], begin + size
+
+    def _best(
+        self,
+        context: Tensor,
+        known: Tensor,
+        share: Tensor,
+        heard: list[tuple[float, Heard]],
+        unheard: Heard,
+        many: Noise,
+    ) -> Tensor:
+        """Of the windows that are drawn of `many` noises, several a clip, the one that fits best what it is told."""
+        time, (count, alone) = self.config.patch[0], (self.sampling.candidates, self.grouped and not context.shape[1])
+        context, known, share = (x.repeat_interleave(count, 0) for x in (context, known, share))
+        heard, unheard = [(scale, every.repeated(count)) for scale, every in heard], unheard.repeated(count)
+        windows = self._draw(context, known, share, heard, many)
+        given = share == 1
+        given[:, : context.shape[1]] = True
+        still, asked = whole(given, time), (~given).float()
+        fits = windows.new_zeros(len(windows))
+        for level in JUDGED:
+            eps = many.normal("judged", *windows.shape[1:], device=windows.device)[::count].repeat_interleave(count, 0)
+            levels = windows.new_full(windows.shape[:2], level).masked_fill(still, 0)
+            x = torch.where(given, windows, flow.noised(self.config.path, windows, eps, levels))
+            target = flow.target(self.config.parameterisation, self.config.path, windows, eps, levels)
+            tell = partial(self.generator.network, x, given, levels, alone=alone)
+            told, untold = ((tell(heard=what) - target).square().mul(asked) for what in (heard[0][1], unheard))
+            fits += 1 - told.sum((1, 2, 3, 4)) / untold.sum((1, 2, 3, 4)).clamp(min=1e-12)
+        best = fits.view(-1, count).argmax(1)
+        return windows.unflatten(0, (-1, count))[torch.arange(len(best), device=best.device), best]
 
     def _draw(
         self, context: Tensor, known: Tensor, share: Tensor, heard: list[tuple[float, Heard]], noise: Noise
