@@ -248,19 +248,23 @@ def report(paths: dict[str, Path], data: DataConfig, arguments: argparse.Namespa
     write_report(arguments.out, found, reference, data.source)
     if arguments.seeds == 1:
         return
-    names = [name for name, number in found[0].result.numbers.items() if math.isfinite(number.value)]
+    every = [one.result.numbers for one in found]
+    names = list(dict.fromkeys(name for numbers in every for name in numbers if math.isfinite(numbers[name].value)))
     table = Table(title=f"By family, mean of {arguments.seeds} seeds (lowest to highest)", title_justify="left")
     for header in ("", *arguments.families, "reference or floor"):
         table.add_column(header, justify="right" if header else "left")
     for name in names:
         cells = []
         for family in arguments.families:
-            numbers = [one.result.numbers[name] for one in found if one.result.source.rpartition("-")[0] == family]
-            values = [number.value for number in numbers]
+            runs = [one.result.numbers for one in found if one.result.source.rpartition("-")[0] == family]
+            values = [numbers[name].value for numbers in runs if name in numbers]
+            if not values:  # of a family that is not told what this number is about
+                cells.append("-")
+                continue
             ends = (min(values), max(values))
             value, low, high = written(sum(values) / len(values), *ends)
             cells.append(f"{value} ({low} to {high})")
-        real = found[0].result.numbers[name].real
+        real = next(numbers[name].real for numbers in every if name in numbers)
         table.add_row(name, *cells, "" if real is None else written(real, *ends)[0])
     Console(width=60 + 24 * len(arguments.families)).print(table)
 
