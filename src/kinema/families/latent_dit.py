@@ -85,8 +85,10 @@ class LatentDiTSampling:
 
     def __post_init__(self) -> None:
         low, high = self.interval
-        if min(self.steps, self.candidates) < 1 or not 0 <= low < high <= 1:
-            raise ValueError("latent-dit: steps and candidates must be at least 1 and interval rise within 0 and 1")
+        if self.steps < 1 or not 0 <= low < high <= 1:
+            raise ValueError("latent-dit: steps must be at least 1 and interval rise within 0 and 1")
+        if self.candidates < 1:
+            raise ValueError("latent-dit: candidates must be at least 1")
         if not 0 <= self.context_noise <= CONTEXT or not 0 < self.overlap < 1 or not 0 <= self.lag <= 1:
             raise ValueError(
                 f"latent-dit: context_noise must be in 0 to {CONTEXT}, lag in 0 to 1 and overlap between 0 and 1"
@@ -420,6 +422,7 @@ class LatentDiT(Family):
         time, tokens = self.config.patch[0], self.inside // self.config.patch[0]
         overlap = time * min(max(1, round(self.sampling.overlap * tokens)), tokens - 1)
         context, done, many = known[:, :0], 0, noise.each(self.sampling.candidates)
+        judge = Noise(noise.streams.get("latents", noise.seeds))
         while done < length:
             begin, size = (done - overlap, self.inside) if done else (0, self.length)
             now = [(scale, every.cut(begin // time, size // time)) for scale, every in heard]
@@ -427,7 +430,7 @@ class LatentDiT(Family):
             if unheard is None:
                 window = self._draw(*parts, now, noise)
             else:
-                window = self._best(*parts, now, unheard.cut(begin // time, size // time), many)
+                window = self._best(*parts, now, unheard.cut(begin // time, size // time), many, judge)
             yield window[:, done - begin :][:, : length - done]
             context, done = window[:, -overlap:], begin + size
 
@@ -439,6 +442,7 @@ class LatentDiT(Family):
         heard: list[tuple[float, Heard]],
         unheard: Heard,
         many: Noise,
+        judge: Noise,
     ) -> Tensor:
         """Of the windows that are drawn of `many` noises, several a clip, the one that fits best what it is told."""
         time, (count, alone) = self.config.patch[0], (self.sampling.candidates, self.grouped and not context.shape[1])
@@ -450,7 +454,7 @@ class LatentDiT(Family):
         still, asked = whole(given, time), (~given).float()
         fits = windows.new_zeros(len(windows))
         for level in JUDGED:
-            eps = many.normal("judged", *windows.shape[1:], device=windows.device)[::count].repeat_interleave(count, 0)
+            eps = judge.normal("judged", *windows.shape[1:], device=windows.device).repeat_interleave(count, 0)
             levels = windows.new_full(windows.shape[:2], level).masked_fill(still, 0)
             x = torch.where(given, windows, flow.noised(self.config.path, windows, eps, levels))
             target = flow.target(self.config.parameterisation, self.config.path, windows, eps, levels)
