@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kinema.data import clips
 from kinema.data.clips import DataConfig, FolderSource, open_source
@@ -142,6 +143,25 @@ def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
     assert frames.min() == 1
     make_clip("set/small.mkv", 4, size=(8, 8), codec="ffv1")
     assert FolderSource(config(height=20, width=28)).batch(0, 3, seed=0).frames.shape[-2:] == (20, 28)
+
+
+def test_frames_are_resized_as_pillow_resizes_them():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 60, 91, 3), np.uint8)
+    fitted = clips.fit(frames, 20, 30)
+    for frame, one in zip(frames, fitted, strict=True):
+        cut = Image.fromarray(frame).crop((0, 0, 90, 60))  # as wide as 20x30 wants it, in whole pixels
+        expected = np.asarray(cut.resize((30, 20), Image.Resampling.BICUBIC))
+        assert np.abs(one.astype(int) - expected).max() <= 1
+        assert np.array_equal(clips.fit(frame, 20, 30), one)
+    assert clips.fit(frames, 60, 91) is frames
+
+
+def test_a_video_whose_frames_change_in_size_is_read(five, monkeypatch):
+    sizes = [(32, 32)] * 5 + [(16, 24)] * 5
+    frames = [np.full((*size, 3), 100 + k, np.uint8) for k, size in enumerate(sizes)]
+    monkeypatch.setattr(clips, "read_frames", lambda path, **options: iter(frames))
+    kept = FolderSource(five()).read([(0, 3)]).frames[0]
+    assert ((kept + 1) * 127.5).mean((1, 2, 3)).round().tolist() == [103, 104, 105, 106]
 
 
 def test_the_cache_is_used_once_made_and_mended_when_bad(five, tmp_path, monkeypatch):
