@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from kinema.commands import demo
 from kinema.sample import Model, load
@@ -27,6 +28,12 @@ def test_all_together_are_small_and_made_of_kinemas_own_worlds() -> None:
     assert sum(path.stat().st_size for path in shipped().values()) <= 25e6
     for name in shipped():
         assert load(name).experiment.data.source in WORLDS
+
+
+def test_they_say_nothing_of_the_machine_they_were_trained_on() -> None:
+    for path in shipped().values():
+        with safe_open(path, "pt") as file:
+            assert '"/' not in file.metadata()["kinema"]
 
 
 def test_it_can_be_given_everything_and_go_on(model: Model) -> None:
