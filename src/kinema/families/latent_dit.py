@@ -79,7 +79,7 @@ class LatentDiTSampling:
     """Of each frame behind the one before, as a share of the steps: later frames see what earlier ones became, for as
     many more steps. It is of use where `rolling` was trained."""
     candidates: int = 1
-    """Drawn of each window, of which the one is kept that is explained the most by what it is told."""
+    """Drawn of each window, of which the one is kept that fits best what it is told; each takes the time of a clip."""
     overlap: float = 0.5
     """Share of a window that is given by the one before; the greater, the steadier and slower long clips are."""
 
