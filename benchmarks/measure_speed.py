@@ -5,7 +5,7 @@
 
 The plain loop reads one video after the other with PyAV, crops and resizes each frame with Pillow, cuts windows, and
 computes the features and then the measures of 16 windows at a time: nothing side by side and nothing kept. kinema
-decodes files side by side, computes the measures of clips side by side, and reads the next clips meanwhile. "cold"
+decodes files side by side, computes the measures of clips side by side, and decodes the next files meanwhile. "cold"
 begins with an empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of
 it measured. "features" leaves the measures of single clips out of both. --enlarge writes the clips again at so many
 times their size first: twice 160x128 is about the 320x240 of UCF-101. Medians of --repeats runs, taken in turn.
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kinema import run
-from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.clips import DataConfig, FolderClips
 from kinema.data.folder import scan
 from kinema.data.video import frame_rate, read_frames
 from kinema.data.write import write_video
@@ -71,7 +71,7 @@ def square(frame: np.ndarray) -> np.ndarray:
 
 def ours(folder: Path, network: KinemaFeatures, each: bool, cache: str, clips: int) -> None:
     """The same by kinema."""
-    source = FolderSource(DataConfig(str(folder), frames=FRAMES, height=SIDE, width=SIDE, cache=cache))
+    source = FolderClips(DataConfig(str(folder), frames=FRAMES, height=SIDE, width=SIDE, cache=cache))
     nothing = patch.object(rows, "of_each", lambda frames: ({}, np.zeros((len(frames), 8))))
     if each:
         measured(Real("x", source, 0), clips, network, cache=cache)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kinema import presets
 from kinema.cli import main
-from kinema.data.clips import DataConfig, fit
+from kinema.data.clips import DataConfig
+from kinema.data.decoded import fit
 from kinema.data.video import read_frames
 from kinema.families import FAMILIES
 from kinema.families.vgan import VGAN, VGANConfig

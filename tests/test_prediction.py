@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kinema.cli import main
-from kinema.data.clips import fit
+from kinema.data.decoded import fit
 from kinema.data.plot import COLOURS, MARK
 from kinema.data.video import probe, read_frames
 from kinema.sample import load, score

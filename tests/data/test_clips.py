@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kinema.data import clips
-from kinema.data.clips import DataConfig, FolderSource, open_source
+from kinema.data import clips, decoded
+from kinema.data.clips import DataConfig, FolderClips, FolderSource, open_source
+from kinema.data.decoded import fit
 from kinema.data.folder import Skipped
 
 
@@ -147,27 +148,54 @@ def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
 
 def test_frames_are_resized_as_pillow_resizes_them():
     frames = np.random.default_rng(0).integers(0, 256, (3, 60, 91, 3), np.uint8)
-    fitted = clips.fit(frames, 20, 30)
+    fitted = fit(frames, 20, 30)
     for frame, one in zip(frames, fitted, strict=True):
         cut = Image.fromarray(frame).crop((0, 0, 90, 60))  # as wide as 20x30 wants it, in whole pixels
         expected = np.asarray(cut.resize((30, 20), Image.Resampling.BICUBIC))
         assert np.abs(one.astype(int) - expected).max() <= 1
-        assert np.array_equal(clips.fit(frame, 20, 30), one)
-    assert clips.fit(frames, 60, 91) is frames
+        assert np.array_equal(fit(frame, 20, 30), one)
+    assert fit(frames, 60, 91) is frames
 
 
 def test_a_video_whose_frames_change_in_size_is_read(five, monkeypatch):
     sizes = [(32, 32)] * 5 + [(16, 24)] * 5
     frames = [np.full((*size, 3), 100 + k, np.uint8) for k, size in enumerate(sizes)]
-    monkeypatch.setattr(clips, "read_frames", lambda path, **options: iter(frames))
+    monkeypatch.setattr(decoded, "read_frames", lambda path, **options: iter(frames))
     kept = FolderSource(five()).read([(0, 3)]).frames[0]
     assert ((kept + 1) * 127.5).mean((1, 2, 3)).round().tolist() == [103, 104, 105, 106]
 
 
+def decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded from now on."""
+    calls, read = list[str](), decoded.read_frames
+    monkeypatch.setattr(
+        decoded, "read_frames", lambda path, **options: calls.append(path.name) or read(path, **options)
+    )
+    return calls
+
+
+def test_files_are_decoded_when_they_are_asked_for_and_a_few_ahead(five, tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "AHEAD", 2)
+    calls = decoding(monkeypatch)
+    (tmp_path / "set" / "4.mkv").write_bytes((tmp_path / "set" / "4.mkv").read_bytes()[:-200])
+    (tmp_path / "set" / "5.mkv").write_bytes(b"nothing")
+    source = FolderClips(five())
+    assert [clip.path.name for clip in source.clips] == [f"{n}.mkv" for n in range(5)]
+    assert calls == [] and source.facts.fps and [skip.name for skip in source.skipped] == ["5.mkv"]
+    coming = source.decode([3, 4, 1, 0, 2])
+    assert next(coming) == (3, 10)
+    coming.close()
+    assert set(calls) <= {"3.mkv", "4.mkv", "1.mkv"}
+    assert [*source.decode([3, 4])] == [(3, 10), (4, 0)]
+    assert [skip.name for skip in source.skipped] == ["4.mkv", "5.mkv"]
+    assert "0.mkv" not in calls and "2.mkv" not in calls
+    assert torch.equal(source.read([(3, 2)]).frames, FolderSource(five()).read([(3, 2)]).frames)
+    with pytest.raises(ValueError, match="none of its 2 clips can be used"):
+        [*FolderClips(five(frames=11)).decode([4])]
+
+
 def test_the_cache_is_used_once_made_and_mended_when_bad(five, tmp_path, monkeypatch):
-    calls = []
-    read = clips.read_frames
-    monkeypatch.setattr(clips, "read_frames", lambda path, **options: calls.append(path.name) or read(path, **options))
+    calls = decoding(monkeypatch)
     first = FolderSource(five()).batch(0, 5, seed=0).frames
     assert sorted(calls) == [f"{n}.mkv" for n in range(5)]
     cached = sorted((tmp_path / "cache" / "clips").glob("*.npy"))
@@ -194,7 +222,7 @@ def test_an_interrupted_decode_leaves_nothing(five, tmp_path, monkeypatch):
         yield np.zeros((32, 32, 3), np.uint8)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clips, "read_frames", interrupted)
+    monkeypatch.setattr(decoded, "read_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
         FolderSource(five())
     assert list((tmp_path / "cache" / "clips").iterdir()) == []
@@ -204,7 +232,7 @@ def test_a_full_disk_names_the_cache_and_the_way_out(five, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(clips, "write_header", full)
+    monkeypatch.setattr(decoded, "write_header", full)
     with pytest.raises(ValueError, match=r"cache.clips \(No space left on device\).*KINEMA_CACHE"):
         FolderSource(five())
 

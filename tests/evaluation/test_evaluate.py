@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from kinema.data.clips import DataConfig, FolderSource
+from kinema.data import clips as clips_of
+from kinema.data import decoded as decoded_clips
+from kinema.data.clips import DataConfig, FolderClips
 from kinema.data.video import read_frames
 from kinema.evaluation import rows as rows_of
 from kinema.evaluation.evaluate import Evaluation, Settings, evaluate
@@ -56,13 +58,45 @@ def test_a_folder_against_itself_is_at_no_distance(clips, cpu) -> None:
 
 
 def test_windows_do_not_overlap_and_files_take_turns(clips) -> None:
-    source = FolderSource(DataConfig(str(clips), frames=8, height=32, width=32))
+    source = FolderClips(DataConfig(str(clips), frames=8, height=32, width=32))
     side = Real("x", source, seed=0)
-    assert side.most == 25 and len(set(side.windows)) == 25
-    assert all(first % 8 == 0 for _, first in side.windows)
-    assert all(len({clip for clip, _ in side.windows[k : k + 5]}) == 5 for k in range(0, 25, 5))
-    assert Real("x", source, seed=1).windows != side.windows
+    windows = side.windows(99)
+    assert len(windows) == len(set(windows)) == 25
+    assert all(first % 8 == 0 for _, first in windows)
+    assert all(len({clip for clip, _ in windows[k : k + 5]}) == 5 for k in range(0, 25, 5))
+    assert Real("x", source, seed=1).windows(25) != windows and Real("x", source, seed=0).windows(7) == windows[:7]
     assert side.group(0) in {side.group(k) for k in range(5, 10)} and len({side.group(k) for k in range(25)}) == 5
+
+
+def test_files_are_decoded_while_others_are_measured_and_no_more_than_are_needed(
+    make_clip, cpu, tmp_path, monkeypatch
+) -> None:
+    for number in range(60):
+        make_clip(f"many/{number:02d}.mp4", frames=8, size=(32, 32), rate=10)
+    (tmp_path / "many" / "60.mp4").write_bytes(b"nothing")
+    decoded, measured = list[str](), list[int]()
+    read, of_each = decoded_clips.read_frames, rows_of._side_by_side
+    monkeypatch.setattr(clips_of, "AHEAD", 2)
+    monkeypatch.setattr(
+        decoded_clips, "read_frames", lambda path, **options: decoded.append(path.name) or read(path, **options)
+    )
+    monkeypatch.setattr(rows_of, "_side_by_side", lambda frames: measured.append(len(decoded)) or of_each(frames))
+    found = one(evaluate([str(tmp_path / "many")], None, replace(SMALL, clips=32), cpu))
+    assert measured[0] < 60 and len(measured) == 2 and len(decoded) == len(set(decoded)) <= 34
+    assert len(found.left_out) == 1 and "60.mp4" in found.left_out[0]
+    all_of_it = one(evaluate([str(tmp_path / "many")], None, replace(SMALL, clips=99), cpu))
+    assert all_of_it.protocol.clips == 60 and len(set(decoded)) == 60 and measured[-1] == 60
+    assert all_of_it.each["motion"][:32] == found.each["motion"]
+
+
+def test_the_fewest_clips_of_all_sides_are_compared(clips, make_clip, cpu, tmp_path) -> None:
+    for number in range(3):
+        make_clip(f"few/{number}.mp4", frames=8, size=(32, 32), rate=10)
+    (found,), real = evaluate([str(tmp_path / "few")], str(clips), SMALL, cpu)
+    assert real is not None and found.result.protocol == real.result.protocol and real.result.protocol.clips == 3
+    assert len(found.rows) == len(real.rows) == len(real.result.each["motion"]) == 3
+    whole = one(evaluate([str(clips)], None, SMALL, cpu))
+    assert whole.each["motion"][:3] == real.result.each["motion"]
 
 
 def test_other_clips_are_at_a_distance(clips, cpu) -> None:
@@ -207,9 +241,10 @@ def test_predictions_are_held_against_their_truth(clips, make_clip, tmp_path, cp
     settings = replace(SMALL, paired=True, lpips=str(vgg16))
     (found,), _ = evaluate([str(tmp_path / "darker")], str(clips), settings, cpu)
     source, truth = (
-        FolderSource(DataConfig(str(f), frames=8, height=32, width=32)) for f in (tmp_path / "darker", clips)
+        FolderClips(DataConfig(str(f), frames=8, height=32, width=32)) for f in (tmp_path / "darker", clips)
     )
-    window = Real("x", source, 0).windows[:1]
+    window = Real("x", source, 0).windows(1)
+    assert Real("y", truth, 0).windows(1) == window
     expected = psnr(source.read(window).frames, truth.read(window).frames)[0]
     assert found.rows.by_frame["PSNR"][0] == pytest.approx(expected.numpy())
     assert found.result.each["PSNR"][0] == pytest.approx(float(expected.mean()))
@@ -280,7 +315,7 @@ def test_labels_are_told_by_name(make_clip, cpu, tmp_path) -> None:
     )
     model = load(tmp_path / "run", cpu)
     config = DataConfig(str(tmp_path / "real"), frames=8, height=16, width=32)
-    told = Real("real", FolderSource(config), 0)
+    told = Real("real", FolderClips(config), 0)
     assert (model.facts.classes, told.source.facts.classes) == (("up", "left"), ("left", "up"))
     side = Generated(str(tmp_path / "run"), model, 8, 0, told)
     real, made = told.read(0, 4).given.label, side.read(0, 4).given.label
@@ -288,7 +323,7 @@ def test_labels_are_told_by_name(make_clip, cpu, tmp_path) -> None:
     assert side.read(0, 4).classes == told.read(0, 4).classes == tuple(("left", "up")[number] for number in real)
     make_clip("real/down/0.mp4", frames=8, size=(32, 16), rate=Fraction(25, 4))
     with pytest.raises(ValueError, match="not trained on clips of 'down'"):
-        Generated(str(tmp_path / "run"), model, 8, 0, Real("real", FolderSource(config), 0))
+        Generated(str(tmp_path / "run"), model, 8, 0, Real("real", FolderClips(config), 0))
 
 
 def test_saved_features_have_a_rate(clips, tmp_path, kinema, refused) -> None:

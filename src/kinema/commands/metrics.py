@@ -68,10 +68,11 @@ def main(words: Sequence[str]) -> None:
     run.keep_freed_memory()
     source = open_and_report(DataConfig(arguments.on, **size))
     side = Real(arguments.on, source, 0) if isinstance(source, FolderSource) else World(arguments.on, source, 0)
-    count = min(arguments.clips, side.most or arguments.clips)
-    if count < 2:
-        raise ValueError(f"--clips must be 32 or more, not {arguments.clips}: half of them are held against the others")
-    clips = np.concatenate([side.read(p, min(PIECE, count - p * PIECE)).frames for p in range(-(-count // PIECE))])
+    wanted = arguments.clips
+    if wanted < 2:
+        raise ValueError(f"--clips must be 32 or more, not {wanted}: half of them are held against the others")
+    clips = np.concatenate([side.read(p, min(PIECE, wanted - p * PIECE)).frames for p in range(-(-wanted // PIECE))])
+    count = len(clips)
     place = run.start(arguments.device)
     networks = {arguments.features: NETWORKS[arguments.features](arguments.weights, place.device)}
     groups = np.array([side.group(clip) for clip in range(count)])

@@ -14,7 +14,8 @@ from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from kinema.data.clips import DataConfig, Source, fit, open_source
+from kinema.data.clips import DataConfig, Source, open_source
+from kinema.data.decoded import fit
 from kinema.data.folder import Skipped, scan
 from kinema.data.video import VideoError, is_still, read_frames, read_image
 from kinema.sample import Model

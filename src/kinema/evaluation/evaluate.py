@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from kinema.data.clips import DataConfig, FolderSource, open_source
+from kinema.data.clips import DataConfig, FolderClips, open_clips
 from kinema.evaluation.measure import numbers
 from kinema.evaluation.rows import Rows, measured
 from kinema.evaluation.saved import Saved, load_saved
@@ -98,14 +98,11 @@ def evaluate(
     if settings.paired and not isinstance(told, Real):
         raise ValueError("paired clips are predictions of those in a folder: say --against which")
     sides = [_opened(name, models, data, settings, told) for name in names]
-    every = [*sides, *([real] if real else [])]
+    every = [*([real] if real else []), *sides]
     _refuse_rates(every)
-    count = min([settings.clips, *(side.most for side in every if side.most is not None)])
-    if count < 2:
-        raise ValueError(f"{count} clip cannot be measured, as there is no interval to state: give 2 or more")
-    rates = [side.fps for side in (*([real] if real else []), *sides) if side.fps is not None]
+    rates = [side.fps for side in every if side.fps is not None]
     protocol = Protocol(
-        clips=count,
+        clips=min([settings.clips, *(side.most for side in every if isinstance(side, Saved))]),
         frames=data.frames,
         fps=round(float(rates[0]), 6) if rates else None,
         height=data.height,
@@ -118,11 +115,20 @@ def evaluate(
         lpips=sha256(Path(settings.lpips)) if settings.lpips else "",
     )
 
-    def rows(side: Side | Saved) -> Rows:
+    def rows(side: Side | Saved, count: int) -> Rows:
         if isinstance(side, Saved):
             side.refuse_other(protocol)
             return side.rows(count)
         return measured(side, count, network, settings.lpips, settings.cache, partial(progress, side.name))
+
+    found, count = list[Rows](), protocol.clips
+    for side in every:
+        _refuse_few(count)
+        found.append(rows(side, count))
+        count = len(found[-1])
+    _refuse_few(count)
+    protocol = replace(protocol, clips=count)
+    found = [one.first(count) for one in found]
 
     def of(side: Side | Saved, found: Rows, reference: Rows | None) -> Evaluation:
         result = Result(
@@ -136,8 +142,8 @@ def evaluate(
         )
         return Evaluation(result, found, side.fps)
 
-    reference = rows(real) if real else None
-    evaluated = [of(side, rows(side), reference) for side in sides]
+    reference = found.pop(0) if real else None
+    evaluated = [of(side, one, reference) for side, one in zip(sides, found, strict=True)]
     return evaluated, of(real, reference, None) if real and reference else None
 
 
@@ -151,8 +157,8 @@ def _opened(
         return load_saved(Path(name))
     world = name in WORLDS
     chosen = replace(data, source=name, fps=None if world else data.fps, audio=data.audio and not world)
-    source = open_source(chosen)
-    if not isinstance(source, FolderSource):
+    source = open_clips(chosen)
+    if not isinstance(source, FolderClips):
         return World(name, source, settings.seed)
     return Real(name, source, settings.seed, told if settings.paired and isinstance(told, Real) else None)
 
@@ -179,6 +185,11 @@ def _data(settings: Settings, models: dict[str, Model]) -> DataConfig:
         width=width if settings.width is None else settings.width,
         fps=next(iter(rates)) if settings.fps is None else settings.fps,
     )
+
+
+def _refuse_few(clips: int) -> None:
+    if clips < 2:
+        raise ValueError(f"{clips} clip cannot be measured, as there is no interval to state: give 2 or more")
 
 
 def _refuse_rates(sides: Sequence[Side | Saved]) -> None:

@@ -40,6 +40,8 @@ SHOWN = 8  # clips that are kept to be looked at
 BY_FRAME = " by frame"
 PARTS = ("features", "classes", "directions", "shown", "said")  # of a file; the rest are measures of single clips
 
+Part = dict[str, np.ndarray]  # what is in a piece's file
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -53,6 +55,23 @@ class Rows:
     directions: Float[np.ndarray, "N 8"]  # shares of motion
     shown: UInt8[np.ndarray, "K T H W 3"]  # the first
     said: tuple[str, ...]  # the captions of these, if they have some
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def first(self, count: int) -> Rows:
+        """Those of the first `count` clips."""
+        some = slice(count)
+        return Rows(
+            self.features[some],
+            self.groups[some],
+            self.classes[some],
+            {name: values[some] for name, values in self.each.items()},
+            {name: values[some] for name, values in self.by_frame.items()},
+            self.directions[some],
+            self.shown[some],
+            self.said[some],
+        )
 
 
 def of_each(clips: UInt8[np.ndarray, "N T H W 3"]) -> tuple[dict[str, Float[np.ndarray, " N"]], np.ndarray]:
@@ -91,7 +110,7 @@ def measured(
     cache: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rows:
-    """The rows of the first `count` clips of a side, from the cache where they are there.
+    """The rows of the first `count` clips of a side, or of all where it has fewer, from the cache where they are there.
 
     `lpips` is a file of weights for `perceptual_distance`, where clips are predictions. Raises ValueError for features
     that are not finite, and where the cache cannot be written.
@@ -99,17 +118,31 @@ def measured(
     of = (network.name, network.checksum, network.preprocessing, lpips and sha256(Path(lpips)))
     folder = cache_folder(cache, "measured") / digest(VERSION, side.key, *of)
     sizes = [min(PIECE, count - first) for first in range(0, count, PIECE)]
-    paths = [folder / f"{piece:05d}-{size}.npz" for piece, size in enumerate(sizes)]
-    missing = [piece for piece, path in enumerate(paths) if _kept(path) is None]
-    for done, (piece, pixels) in enumerate(_ahead(side, missing, sizes), 1):
-        _measure(paths[piece], piece, pixels, network, lpips, side.fps)
-        progress(done, len(missing))
-    parts = [part for path in paths if (part := _kept(path)) is not None]
-    assert len(parts) == len(paths), folder
+
+    def path(piece: int, size: int) -> Path:
+        return folder / f"{piece:05d}-{size}.npz"
+
+    def coming(piece: int) -> Part | Pixels:
+        kept = _kept(path(piece, sizes[piece]))
+        return side.read(piece, sizes[piece]) if kept is None else kept
+
+    parts: list[Part] = []
+    for piece, part in enumerate(_ahead(coming, len(sizes))):
+        if isinstance(part, Pixels):
+            size = len(part.frames)
+            if size == 0:  # the side has no more
+                break
+            place = path(piece, size)
+            if size == sizes[piece] or _kept(place) is None:
+                _measure(place, piece, part, network, lpips, side.fps)
+            part = _kept(place)
+            assert part is not None, place
+        parts.append(part)
+        progress(piece + 1, len(sizes))
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Rows(
         features=together["features"],
-        groups=np.array([side.group(clip) for clip in range(count)]),
+        groups=np.array([side.group(clip) for clip in range(len(together["features"]))]),
         classes=tuple(map(str, together["classes"])),
         each={name: values for name, values in together.items() if name not in PARTS and values.ndim == 1},
         by_frame={name.removesuffix(BY_FRAME): v for name, v in together.items() if name.endswith(BY_FRAME)},
@@ -119,14 +152,14 @@ def measured(
     )
 
 
-def _ahead(side: Side, pieces: list[int], sizes: list[int]) -> Iterator[tuple[int, Pixels]]:
+def _ahead(read: Callable[[int], Part | Pixels], pieces: int) -> Iterator[Part | Pixels]:
     """Yield the pieces, the next of which is read meanwhile."""
     with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(side.read, piece, sizes[piece]) for piece in pieces[:1]]
-        for place, piece in enumerate(pieces):
-            pixels = coming.pop().result()
-            coming += [pool.submit(side.read, later, sizes[later]) for later in pieces[place + 1 : place + 2]]
-            yield piece, pixels
+        coming = [pool.submit(read, piece) for piece in range(min(pieces, 1))]
+        for piece in range(pieces):
+            found = coming.pop().result()
+            coming += [pool.submit(read, later) for later in range(piece + 1, min(piece + 2, pieces))]
+            yield found
 
 
 def _measure(
@@ -173,7 +206,7 @@ def _synchrony(frames: np.ndarray, audio: np.ndarray, fps: float) -> float:
     return synchrony(audio, RATE, frames, fps, within=0).correlation
 
 
-def _kept(path: Path) -> dict[str, np.ndarray] | None:
+def _kept(path: Path) -> Part | None:
     """What is in a piece's file; None where there is nothing or not all of it."""
     try:
         with np.load(path, allow_pickle=False) as found:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from kinema import __version__, checkpoint
 from kinema.data.cache import digest
-from kinema.data.clips import FolderSource, Source
+from kinema.data.clips import FolderClips, Source
 from kinema.data.write import from_uint8, to_uint8
 from kinema.metrics.exactness import sha256
 from kinema.sample import Model, stream
@@ -36,45 +38,66 @@ class Pixels:
 
 
 class Real:
-    """A folder's windows that do not overlap, those of a file far from each other; `truth` is what they should be."""
+    """A folder's windows that do not overlap, every file once before any comes again; `truth` is what they should be.
+
+    Files are decoded as their windows are read, the next ones meanwhile, and no more of them than are needed.
+    """
 
     kind = "real"
 
-    def __init__(self, name: str, source: FolderSource, seed: int, truth: Real | None = None) -> None:
+    def __init__(self, name: str, source: FolderClips, seed: int, truth: Real | None = None) -> None:
         self.name, self.source, self.fps, self.truth = name, source, source.facts.fps, truth
-        self.skipped = tuple(f"{Path(name, left.name)}: {left.reason}" for left in source.skipped)
-        rng = np.random.default_rng((mix("evaluate"), seed))
-        there = source.windows
-        windows = [there[place] for place in rng.permutation(len(there))]
-        turns: dict[int, int] = {}
-        order = []  # every file once before any comes again
-        for clip, _ in windows:
-            turns[clip] = turns.get(clip, -1) + 1
-            order.append(turns[clip])
-        self.windows = [windows[place] for place in np.argsort(order, kind="stable")]
-        self.most = len(self.windows)
-        self.key = digest("real", source.key, seed, truth and truth.key)
-        if truth is not None:
-            names = [[clip.path.stem for clip in side.source.clips] for side in (self, truth)]
-            if names[0] != names[1] or self.windows != truth.windows:
-                raise ValueError(
-                    f"{name} and {truth.name} are no pairs: they need files of the same names and numbers of frames"
-                )
+        self.key = digest("windows", source.key, seed, truth and truth.key)
+        self._coming, self._found = self._in_turn(seed), list[tuple[int, int]]()
+        if truth is not None and [clip.path.stem for clip in source.clips] != [c.path.stem for c in truth.source.clips]:
+            raise self._no_pairs(truth)
+
+    def _in_turn(self, seed: int) -> Iterator[tuple[int, int]]:
+        """Yield the number of its file and the first frame of every window, those of a file in any order."""
+        rng, step = np.random.default_rng((mix("evaluate"), seed)), self.source.facts.frames
+        files = []
+        for clip, frames in self.source.decode(rng.permutation(len(self.source.clips)).tolist()):
+            if places := rng.permutation(frames // step).tolist():
+                files.append((clip, places))
+                yield clip, step * places[0]
+        for turn in range(1, max(len(places) for _, places in files)):
+            yield from ((clip, step * places[turn]) for clip, places in files if turn < len(places))
+
+    def windows(self, count: int) -> list[tuple[int, int]]:
+        """The first `count` windows, as the number of the file and the first frame, or all where there are fewer."""
+        self._found += islice(self._coming, max(0, count - len(self._found)))
+        return self._found[:count]
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that were left out until now, and why."""
+        return tuple(f"{Path(self.name, left.name)}: {left.reason}" for left in self.source.skipped)
 
     def read(self, piece: int, size: int) -> Pixels:
         """Decoded frames, from the cache."""
-        pixels = _pixels(self.source.read(self.windows[piece * PIECE :][:size]), self.source.facts.classes)
-        return pixels if self.truth is None else replace(pixels, truth=self.truth.read(piece, size).frames)
+        first, upto = piece * PIECE, piece * PIECE + size
+        windows = self.windows(upto)
+        pixels = _pixels(self.source.read(windows[first:]), self.source.facts.classes)
+        if self.truth is None:
+            return pixels
+        if self.truth.windows(upto) != windows:
+            raise self._no_pairs(self.truth)
+        return replace(pixels, truth=self.truth.read(piece, size).frames)
 
     def group(self, clip: int) -> int:
         """Of the file."""
-        return mix(self.source.content(self.windows[clip][0]))
+        return mix(self.source.content(self.windows(clip + 1)[clip][0]))
+
+    def _no_pairs(self, truth: Real) -> ValueError:
+        return ValueError(
+            f"{self.name} and {truth.name} are no pairs: they need files of the same names and numbers of frames"
+        )
 
 
 class World:
     """Clips of an embedded world that no training step with a seed of its own draws."""
 
-    kind, most, skipped = "world", None, ()
+    kind, skipped = "world", ()
 
     def __init__(self, name: str, source: Source, seed: int) -> None:
         self.name, self.source, self.fps = name, source, source.facts.fps
@@ -101,7 +124,7 @@ class World:
 class Generated:
     """A model's clips, one a seed, each told what the reference's clip of the same number says."""
 
-    kind, most, skipped = "generated", None, ()
+    kind, skipped = "generated", ()
 
     def __init__(self, name: str, model: Model, frames: int, seed: int, told: Side | None) -> None:
         if model.family.past and told is None:
@@ -118,6 +141,7 @@ class Generated:
         first, given, told = self.seed + piece * PIECE, Conditions(), None
         if self.told is not None:
             told = self.told.read(piece, size)
+            size = len(told.frames)
             label = told.given.label
             if label is not None:
                 label = torch.tensor([self.classes[k] for k in label.tolist()]) if self.classes else None
@@ -139,9 +163,9 @@ class Generated:
 
 
 Side = Real | World | Generated
-"""All have a `name`; a `kind`; a `key`, which is a hash of all that decides what the clips are; the `most` clips that
-there are, None for no end; `fps`, None where it is not one; files that were `skipped`, and why. `read` gives the first
-`size` clips, at most PIECE, of a piece; `group` a number that clips of one file share, and no others: they are alike.
+"""All have a `name`; a `kind`; a `key`, which is a hash of all that decides what the clips are; `fps`, None where it is
+not one; files that were `skipped`, and why. `read` gives the first `size` clips, at most PIECE, of a piece, or fewer
+where there are no more; `group` a number that clips of one file share, and no others: they are alike.
 """
 
 
