@@ -19,8 +19,8 @@ from rich.table import Table
 
 from kinema import run
 from kinema.commands.arguments import parse
-from kinema.commands.reading import open_and_report
-from kinema.data.clips import DataConfig, FolderSource
+from kinema.commands.reading import report
+from kinema.data.clips import DataConfig, FolderClips, open_clips
 from kinema.data.plot import plot
 from kinema.data.write import contact_sheet
 from kinema.evaluation.audit import STRENGTHS, Audit, audit
@@ -66,12 +66,13 @@ def main(words: Sequence[str]) -> None:
     if arguments.features not in NETWORKS:
         raise ValueError(f"there are no features called {arguments.features!r}; there are {', '.join(NETWORKS)}")
     run.keep_freed_memory()
-    source = open_and_report(DataConfig(arguments.on, **size))
-    side = Real(arguments.on, source, 0) if isinstance(source, FolderSource) else World(arguments.on, source, 0)
     wanted = arguments.clips
     if wanted < 2:
         raise ValueError(f"--clips must be 32 or more, not {wanted}: half of them are held against the others")
+    source = open_clips(DataConfig(arguments.on, **size))
+    side = Real(arguments.on, source, 0) if isinstance(source, FolderClips) else World(arguments.on, source, 0)
     clips = np.concatenate([side.read(p, min(PIECE, wanted - p * PIECE)).frames for p in range(-(-wanted // PIECE))])
+    report(source.skipped)
     count = len(clips)
     place = run.start(arguments.device)
     networks = {arguments.features: NETWORKS[arguments.features](arguments.weights, place.device)}
