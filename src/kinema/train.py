@@ -6,6 +6,7 @@ import copy
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from kinema.data.latents import LatentSource
 from kinema.families import FAMILIES, config_class
 from kinema.family import Facts, Family, FamilyConfig
 from kinema.run import Precision, Run, channels_last, start
+from kinema.types import Batch
 from kinema.weights import shipped
 
 __all__ = ["Experiment", "TrainConfig", "Trainer", "refuse", "train"]
@@ -143,6 +145,8 @@ class Trainer:
                 player.compile()
         self.step = 0
         self.seconds = 0.0
+        self._ahead = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,))  # so many cores are left to steps
+        self._coming: dict[int, Future[Batch]] = {}
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -203,7 +207,7 @@ class Trainer:
     def advance(self) -> None:
         """Play every turn once, on one batch, and let the moving average follow."""
         c, run = self.config, self.run
-        batch = self.feed.batch(self.step, c.batch, seed=c.seed, rank=run.rank, ranks=run.ranks).to(run.device)
+        batch = self._batch()
         self.family.train()
         for turn in self.turns:
             self.family.requires_grad_(False)
@@ -226,6 +230,17 @@ class Trainer:
         self._follow()
         self.step += 1
         self._count += 1
+
+    def _batch(self) -> Batch:
+        """The batch of this step; the next one is made during it."""
+        for step in (self.step, self.step + 1):
+            if step not in self._coming:
+                self._coming[step] = self._ahead.submit(self._made, step)
+        return self._coming.pop(self.step).result()
+
+    def _made(self, step: int) -> Batch:
+        c, run = self.config, self.run
+        return self.feed.batch(step, c.batch, seed=c.seed, rank=run.rank, ranks=run.ranks).to(run.device)
 
     @torch.no_grad()
     def _follow(self) -> None:

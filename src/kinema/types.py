@@ -40,7 +40,7 @@ class Conditions:
 
     def to(self, device: torch.device) -> Conditions:
         """The same conditions with every tensor on `device`."""
-        return replace(self, **{n: v.to(device) for n in self.present if isinstance(v := getattr(self, n), Tensor)})
+        return replace(self, **{n: v.to(device, non_blocking=True) for n in self.present if isinstance(v := getattr(self, n), Tensor)})
 
     def __getitem__(self, index: slice) -> Conditions:
         """The conditions of the clips in `index`."""
@@ -65,8 +65,8 @@ class Batch:
     latents: Float[Tensor, "B L C h w"] | None = None  # of the frames, where they were kept; there are then no frames
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
-        latents = None if self.latents is None else self.latents.to(device, non_blocking=True)
+        """The same batch on `device`, latents that were kept in half precision in float32."""
+        latents = None if self.latents is None else self.latents.to(device, non_blocking=True).float()
         return Batch(self.frames.to(device, non_blocking=True), self.given.to(device), latents)
 
 

@@ -134,8 +134,9 @@ def kept(tmp_path: Path) -> list[Path]:
 
 
 def in_order(source: Source, count: int) -> Batch:
-    """All windows in the order of the file: the first epoch's, sorted."""
-    batch, order = source.batch(0, count, seed=0), np.argsort(latents.shuffled(count, 0, count, 0))
+    """All windows in the order of the file: the first epoch's, sorted, as a step is given them."""
+    batch = source.batch(0, count, seed=0).to(torch.device("cpu"))
+    order = np.argsort(latents.shuffled(count, 0, count, 0))
     assert batch.latents is not None and batch.given.label is not None and batch.given.text is not None
     text = tuple(batch.given.text[k] for k in order)
     return Batch(batch.frames, Conditions(text=text, label=batch.given.label[order]), batch.latents[order])

@@ -20,13 +20,13 @@ FLOOR = 1e-5  # energy that is silence
 
 
 @cache
-def _filters() -> Float[Tensor, "bins mels"]:
+def _filters(device: torch.device) -> Float[Tensor, "bins mels"]:
     """Triangular bands, evenly spaced on the mel scale of O'Shaughnessy 1987: 2595 log10(1 + f / 700)."""
     top = 2595 * math.log10(1 + RATE / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, MELS + 2) / 2595) - 1)  # hertz
     rising, falling = edges[1:-1] - edges[:-2], edges[2:] - edges[1:-1]
     bins = torch.linspace(0, RATE / 2, BINS // 2 + 1)[:, None]
-    return torch.minimum((bins - edges[:-2]) / rising, (edges[2:] - bins) / falling).clamp(min=0)
+    return torch.minimum((bins - edges[:-2]) / rising, (edges[2:] - bins) / falling).clamp(min=0).to(device)
 
 
 @torch.no_grad()
@@ -38,11 +38,12 @@ def log_mel(audio: Float[Tensor, "B samples"], frames: int, fps: float) -> Float
     with torch.autocast(audio.device.type, enabled=False):
         times = (torch.arange(frames * PARTS, device=audio.device) + 0.5) / (PARTS * fps) * RATE
         first = times.round().long()  # in sound with half a window of silence before it, where each window begins
-        missing = int(first[-1]) + WINDOW - audio.shape[1] - WINDOW // 2
+        last = math.ceil((frames * PARTS - 0.5) / (PARTS * fps) * RATE)  # as `first[-1]`, which a GPU would be awaited for
+        missing = last + WINDOW - audio.shape[1] - WINDOW // 2
         padded = F.pad(audio.float(), (WINDOW // 2, max(0, missing)))
         windows = padded.unfold(1, WINDOW, 1)[:, first] * torch.hann_window(WINDOW, device=audio.device)
         power = torch.fft.rfft(windows, BINS).abs().square() / WINDOW
-        energy = power @ _filters().to(audio.device)  # [B, T PARTS, MELS]
+        energy = power @ _filters(audio.device)  # [B, T PARTS, MELS]
         scaled = 1 + (energy.clamp(FLOOR, 1e3) / 10).log10() / 3
         return scaled.unflatten(1, (frames, PARTS)).flatten(2)
 

@@ -28,7 +28,8 @@ def incomplete(clips: int, length: int, height: int, width: int, time: int, gene
     now and then a region of all frames, or all but that. No clip is given as a whole.
     """
     draw = partial(torch.rand, generator=generator, device=generator.device)
-    ends = draw(2, clips, 1) < torch.tensor([START, END], device=generator.device)[:, None, None]
+    at_start, at_end = draw(2, clips, 1)
+    ends = torch.stack([at_start < START, at_end < END])
     frames = ~_stretch(length, draw(2, clips, 1) * ends)[:, :, None, None, None]  # [B, L, 1, 1, 1]
     noised = draw(clips, 1, 1, 1, 1) < 0.5
     box = _stretch(height, draw(2, clips, 1))[:, :, None] & _stretch(width, draw(2, clips, 1))[:, None]  # [B, h, w]

@@ -81,8 +81,10 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Sequence[str] | None, told: Bool[Tensor, " B"]) -> Told:
         """What each clip is told: nothing where `told` is false, and to no clip without texts."""
         texts = [""] * len(told) if texts is None else texts
-        said = [text if tell else "" for text, tell in zip(texts, told.tolist(), strict=True)]
-        numbers = self.words.numbers(said, self.length)[:, : self.length].to(told.device)
+        numbers = self.words.numbers(texts, self.length)[:, : self.length].to(told.device, non_blocking=True)
+        silence = torch.full_like(numbers[:1], PADDING)
+        silence[:, 0] = NOTHING
+        numbers = torch.where(told[:, None], numbers, silence)  # there, as looking at `told` here would wait for a GPU
         seen = numbers != PADDING
         positions = torch.arange(numbers.shape[1], device=told.device)[:, None].expand(-1, 3)
         table = rotary_table(positions, self.head)

@@ -12,7 +12,6 @@ from typing import IO, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float16
-from torch import Tensor
 
 from kinema.data.cache import cache_folder, digest, whole, write_header
 from kinema.data.clips import Progress, Source, shuffled
@@ -33,7 +32,8 @@ class LatentSource:
     The first use encodes them into files in the cache, named by all that decides what is in them, which later ones
     read from the disk as they need them; `progress` follows it. Of several processes the first encodes and the others
     wait. Latents are float16: rounded where they are Gaussian, and near enough to a token's code that its number is
-    exact; so is sound. Raises ValueError where the cache cannot be written.
+    exact; so is sound. They come as they are kept, to be made float32 where they go: to a GPU it is half the way.
+    Raises ValueError where the cache cannot be written.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class LatentSource:
         latents, text, tensors = self._kept
         chosen = shuffled(len(latents), (step * ranks + rank) * size, size, seed)
         said = None if text is None else tuple(text[window] for window in chosen)
-        given = {name: _tensor(values[chosen]) for name, values in tensors.items()}
+        given = {name: torch.from_numpy(values[chosen]) for name, values in tensors.items()}
         empty = torch.empty(size, 0, 3, self.facts.height, self.facts.width)
-        return Batch(empty, Conditions(text=said, **given), _tensor(latents[chosen]))
+        return Batch(empty, Conditions(text=said, **given), torch.from_numpy(latents[chosen]))
 
 
 class _Kept(NamedTuple):
@@ -84,11 +84,6 @@ class _Kept(NamedTuple):
     latents: Float16[np.ndarray, "N L C h w"]
     text: list[str] | None
     tensors: dict[str, np.ndarray]
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    """The values, those that are kept in float16 as float32."""
-    return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float16 else values)
 
 
 def _identity(codec: Codec) -> str:

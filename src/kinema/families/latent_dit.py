@@ -234,7 +234,7 @@ class Network(nn.Module):
         condition = self.level(_waves(levels[:, :: self.time])) + heard.moments  # [B, frames, D]
         if alone:
             condition = torch.cat([condition[:, :1] + self.alone, condition[:, 1:]], 1)
-        tokens, places = (tokens + self.places).flatten(1, 2), grid(frames, height, width)
+        tokens, places = (tokens + self.places).flatten(1, 2), grid(frames, height, width, device=x.device)
         tokens = self.transformer(tokens, places, condition, frames, heard.context)
         return self.patches.write(tokens, frames, height)
 
@@ -297,7 +297,8 @@ class LatentDiT(Family):
         """The mean squared error of what the network tells of the cells that are not given."""
         config, x0 = self.config, self._latents(batch)
         draw = partial(torch.rand, generator=generator, device=x0.device)
-        inside = self.grouped and self.longest is None and bool(draw(()) < INSIDE)
+        aside = torch.Generator().manual_seed(generator.initial_seed())  # on the CPU: what a GPU draws has to be awaited
+        inside = self.grouped and self.longest is None and bool(torch.rand((), generator=aside) < INSIDE)
         if inside:
             x0 = x0[:, self.length - self.inside :]
         given, levels, asked = self._task(x0, generator)
@@ -376,7 +377,7 @@ class LatentDiT(Family):
 
         Beside it with all left out, if there are candidates to be compared and anything is told.
         """
-        listener, everyone = self.generator.network.listener, torch.ones(len(noise), dtype=torch.bool, device=device)
+        listener = self.generator.network.listener
         told = listener.hears & (given.present | {"label"})
         given = replace(given.to(device), label=labels(given, self.categories, noise, "latents", device))
 
@@ -386,7 +387,7 @@ class LatentDiT(Family):
                     f"this model was not trained with {' or '.join(sorted(names))} left out, which {setting} needs: "
                     f"make {setting} 1"
                 )
-            return listener(given, frames, len(noise), dict.fromkeys(names, everyone))
+            return listener(replace(given, **dict.fromkeys(names)), frames, len(noise))
 
         heard = [(1.0, listener(given, frames, len(noise)))]
         for setting, names in GUIDED.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64, Real
 from torch import Tensor
@@ -11,9 +13,12 @@ __all__ = ["grid", "rotary_table", "rotate"]
 BASE = 10_000.0  # the slowest pair of an axis turns nearly as many times slower than the fastest
 
 
-def grid(frames: int, height: int, width: int, first: int = 0) -> Int64[Tensor, "N 3"]:
+def grid(
+    frames: int, height: int, width: int, first: int = 0, device: torch.device | None = None
+) -> Int64[Tensor, "N 3"]:
     """Time, row and column of every cell of a grid, frame after frame and row after row; time begins at `first`."""
-    return torch.cartesian_prod(torch.arange(first, first + frames), torch.arange(height), torch.arange(width))
+    along = partial(torch.arange, device=device)
+    return torch.cartesian_prod(along(first, first + frames), along(height), along(width))
 
 
 def rotary_table(positions: Real[Tensor, "N 3"], channels: int) -> Float[Tensor, "2 N pairs"]:
