@@ -38,7 +38,7 @@ def log_mel(audio: Float[Tensor, "B samples"], frames: int, fps: float) -> Float
     with torch.autocast(audio.device.type, enabled=False):
         times = (torch.arange(frames * PARTS, device=audio.device) + 0.5) / (PARTS * fps) * RATE
         first = times.round().long()  # in sound with half a window of silence before it, where each window begins
-        last = math.ceil((frames * PARTS - 0.5) / (PARTS * fps) * RATE)  # as `first[-1]`, which a GPU would be awaited for
+        last = math.ceil((frames * PARTS - 0.5) / (PARTS * fps) * RATE)  # not first[-1], which waits for a GPU
         missing = last + WINDOW - audio.shape[1] - WINDOW // 2
         padded = F.pad(audio.float(), (WINDOW // 2, max(0, missing)))
         windows = padded.unfold(1, WINDOW, 1)[:, first] * torch.hann_window(WINDOW, device=audio.device)

@@ -297,8 +297,8 @@ class LatentDiT(Family):
         """The mean squared error of what the network tells of the cells that are not given."""
         config, x0 = self.config, self._latents(batch)
         draw = partial(torch.rand, generator=generator, device=x0.device)
-        aside = torch.Generator().manual_seed(generator.initial_seed())  # on the CPU: what a GPU draws has to be awaited
-        inside = self.grouped and self.longest is None and bool(torch.rand((), generator=aside) < INSIDE)
+        chance = torch.Generator().manual_seed(generator.initial_seed())  # on the CPU: nothing waits for a GPU to draw
+        inside = self.grouped and self.longest is None and bool(torch.rand((), generator=chance) < INSIDE)
         if inside:
             x0 = x0[:, self.length - self.inside :]
         given, levels, asked = self._task(x0, generator)
