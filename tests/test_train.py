@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from kinema.families.latent_dit import LatentDiTConfig
 from kinema.families.mocogan import MoCoGAN
 from kinema.run import Run
 from kinema.train import Experiment, TrainConfig, Trainer, train
+from kinema.types import Batch
 from kinema.worlds.shape_motion import ShapeMotion
 
 Tiny = Callable[..., Experiment]
@@ -203,6 +206,25 @@ def test_the_moving_average_follows_its_formula(tiny: Tiny, world: ShapeMotion, 
         name: trainer.average.state_dict()[name] for name, value in expected.items() if value.is_floating_point()
     }
     torch.testing.assert_close(floating, {name: expected[name] for name in floating})
+
+
+def test_the_next_batch_is_made_beside_a_step(
+    tiny: Tiny, world: ShapeMotion, cpu: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, batch = queue.Queue[tuple[int, str]](), world.batch
+
+    def noted(step: int, size: int, **place: int) -> Batch:
+        made.put((step, threading.current_thread().name))
+        return batch(step, size, **place)
+
+    monkeypatch.setattr(world, "batch", noted)
+    trainer = Trainer(tiny(), world, cpu)
+    trainer.advance()
+    for expected in (0, 1):
+        step, thread = made.get(timeout=60)  # the second one without another step
+        assert step == expected and thread.startswith("batches")
+    trainer.advance()
+    assert made.get(timeout=60)[0] == 2 and made.empty()  # none is made twice
 
 
 def test_a_run_starts_from_trained_weights(tiny: Tiny, world: ShapeMotion, cpu: Run, tmp_path: Path) -> None:
