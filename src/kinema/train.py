@@ -145,7 +145,7 @@ class Trainer:
                 player.compile()
         self.step = 0
         self.seconds = 0.0
-        self._ahead = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,))  # so many cores are left to steps
+        self._ahead = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,))  # the other cores are the step's
         self._coming: dict[int, Future[Batch]] = {}
         self._sums: dict[str, Tensor] = {}
         self._count = 0
