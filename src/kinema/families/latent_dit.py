@@ -53,7 +53,7 @@ GUIDED = {  # by what settings, and by which conditions together, as label and t
     "audio_guidance": frozenset({"audio"}),
     "actions_guidance": frozenset({"actions"}),
 }
-JUDGED = (0.85, 0.85, 0.9, 0.9)  # noise levels at which candidates are compared
+JUDGED = (0.8, 0.85, 0.9, 0.95)  # noise levels at which candidates are compared
 WAVES = 128  # frequencies that tell a noise level
 
 
@@ -356,10 +356,10 @@ class LatentDiT(Family):
         only some of the pixels are, they do not count. A window knows only what is given in it: to go towards what is
         given later, ask for no more frames than a window has.
 
-        Of several candidates of a window the one is kept of which the network's error, under the same noise for all,
-        falls by the greatest share when it is told what they are to show. So a diffusion model judges how words and
-        pictures fit (Li et al. 2023, arXiv 2303.16203; beside its error without words: Krojer et al. 2023, arXiv
-        2305.16397). A clip that is told nothing has one candidate.
+        Of several candidates of a window the one is kept of which the network's error, under the same noises for all
+        and their opposites, falls by the greatest share when it is told what they are to show. So a diffusion model
+        judges how words and pictures fit (Li et al. 2023, arXiv 2303.16203; beside its error without words: Krojer et
+        al. 2023, arXiv 2305.16397). A clip that is told nothing has one candidate.
         """
         self.refuse_unusable(given)
         device = next(self.generator.parameters()).device
@@ -455,13 +455,14 @@ class LatentDiT(Family):
         still, asked = whole(given, time), (~given).float()
         fits = windows.new_zeros(len(windows))
         for level in JUDGED:
-            eps = judge.normal("judged", *windows.shape[1:], device=windows.device).repeat_interleave(count, 0)
+            drawn = judge.normal("judged", *windows.shape[1:], device=windows.device).repeat_interleave(count, 0)
             levels = windows.new_full(windows.shape[:2], level).masked_fill(still, 0)
-            x = torch.where(given, windows, flow.noised(self.config.path, windows, eps, levels))
-            target = flow.target(self.config.parameterisation, self.config.path, windows, eps, levels)
-            tell = partial(self.generator.network, x, given, levels, alone=alone)
-            told, untold = ((tell(heard=what) - target).square().mul(asked) for what in (heard[0][1], unheard))
-            fits += 1 - told.sum((1, 2, 3, 4)) / untold.sum((1, 2, 3, 4)).clamp(min=1e-12)
+            for eps in (drawn, -drawn):
+                x = torch.where(given, windows, flow.noised(self.config.path, windows, eps, levels))
+                target = flow.target(self.config.parameterisation, self.config.path, windows, eps, levels)
+                tell = partial(self.generator.network, x, given, levels, alone=alone)
+                told, untold = ((tell(heard=what) - target).square().mul(asked) for what in (heard[0][1], unheard))
+                fits += 1 - told.sum((1, 2, 3, 4)) / untold.sum((1, 2, 3, 4)).clamp(min=1e-12)
         best = fits.view(-1, count).argmax(1)
         return windows.unflatten(0, (-1, count))[torch.arange(len(best), device=best.device), best]
 
