@@ -84,7 +84,7 @@ class TextEncoder(nn.Module):
         numbers = self.words.numbers(texts, self.length)[:, : self.length].to(told.device, non_blocking=True)
         silence = torch.full_like(numbers[:1], PADDING)
         silence[:, 0] = NOTHING
-        numbers = torch.where(told[:, None], numbers, silence)  # there, as looking at `told` here would wait for a GPU
+        numbers = torch.where(told[:, None], numbers, silence)  # to read `told` here would wait for a GPU
         seen = numbers != PADDING
         positions = torch.arange(numbers.shape[1], device=told.device)[:, None].expand(-1, 3)
         table = rotary_table(positions, self.head)
