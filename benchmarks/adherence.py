@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table
 
+from kinema import run
 from kinema.commands.sample import write_sheet
 from kinema.data.write import contact_sheet
 from kinema.metrics.bootstrap import mean_interval
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="clips at once (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/adherence"))
     arguments = parser.parse_args()
+    run.keep_freed_memory()  # as `kinema generate` does
 
     model = load(arguments.model)
     if arguments.guidance is not None:

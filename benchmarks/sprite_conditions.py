@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float, UInt8
 from rich.console import Console
 from rich.table import Table
 
+from kinema import run
 from kinema.commands.sample import write_sheet
 from kinema.data.write import contact_sheet, from_uint8
 from kinema.metrics.bootstrap import mean_interval
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100, help="of each row (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/conditions"))
     arguments = parser.parse_args()
+    run.keep_freed_memory()  # as `kinema generate` does
 
     model = load(arguments.model)
     report = Report(f"{arguments.model}: what is given beside words", arguments.out)

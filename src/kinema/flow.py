@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "uniform_times",
     "waiting",
     "weight",
+    "within",
 ]
 
 Path = Literal["rectified", "cosine", "linear"]
@@ -228,7 +229,7 @@ def waiting(steps: int, shift: float, wait: Int64[Tensor, "*t"]) -> Float[Tensor
 
 def guided(
     conditional: Float[Tensor, "*S"],
-    without: Sequence[tuple[float, Callable[[], Float[Tensor, "*S"]]]],
+    without: Sequence[tuple[float, Float[Tensor, "*S"]]],
     t: Float[Tensor, "*t"],
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Float[Tensor, "*S"]:
@@ -237,15 +238,18 @@ def guided(
     Each of `without` is a scale and the output where one condition is left out, from which `conditional` is moved away
     by (scale - 1) times their difference: with one condition eq. 6 of Ho and Salimans 2022 (arXiv 2207.12598), where
     `scale` is 1 + w, and with several their sum, as scores of conditions add up (Liu et al. 2022, arXiv 2206.01714,
-    section 3). At scales 1 and at times outside the interval (low, high] (Kynkäänniemi et al. 2024, arXiv 2404.07724)
-    it is exactly `conditional`; an output is asked for only if some time needs it.
+    section 3). At scales 1 and at times outside the `interval` (Kynkäänniemi et al. 2024, arXiv 2404.07724) it is
+    exactly `conditional`.
     """
-    conditional, t, (low, high) = _full(conditional), trailing(t, conditional), interval
-    inside = (low < t) & (t <= high)
-    if not inside.any():
-        return conditional
-    away = [(scale - 1) * (conditional - _full(output())) for scale, output in without if scale != 1]
-    return torch.where(inside, sum(away, conditional), conditional)
+    conditional, t = _full(conditional), trailing(t, conditional)
+    away = [(scale - 1) * (conditional - _full(output)) for scale, output in without if scale != 1]
+    return torch.where(within(t, interval), sum(away, conditional), conditional)
+
+
+def within(t: Float[Tensor, "*t"], interval: tuple[float, float]) -> Bool[Tensor, "*t"]:
+    """Which times are guided: those in the interval (low, high]."""
+    low, high = interval
+    return (low < t) & (t <= high)
 
 
 def solve(

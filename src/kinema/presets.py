@@ -31,7 +31,7 @@ def latent_dit_latent() -> Experiment:
 
 def latent_dit_sprites() -> Experiment:
     """The model that ships: the sprite world, 64x64, 17 frames as latents of video-vae's "sprites" in runs/codec."""
-    sampling = LatentDiTSampling(steps=16, solver="ddpm", guidance=3.0, lag=0.25, candidates=4)
+    sampling = LatentDiTSampling(steps=16, solver="ddpm", guidance=3.0, shift=3.0, lag=0.25, candidates=4)
     family = LatentDiTConfig(
         codec="runs/codec",
         patch=(1, 2),

@@ -79,6 +79,19 @@ def test_a_window_is_told_its_own_moments() -> None:
     torch.testing.assert_close(beyond[:, 1:], heard.moments[:, -1:].expand(-1, 3, -1))
 
 
+def test_clips_of_several_parts_are_told_together() -> None:
+    listen = listener()
+    short, long = listen(replace(GIVEN, text=("a", "a")), 9, 2), listen(GIVEN, 9, 2)
+    joined = all_of(Heard.joined([short, long]))
+    for part, first in ((short, 0), (long, 2)):
+        moments, tokens, seen = (each[first : first + 2] for each in joined)
+        torch.testing.assert_close(moments, part.moments)
+        for clip in range(2):
+            kept = all_of(part)[1][clip][all_of(part)[2][clip]]
+            torch.testing.assert_close(tokens[clip][seen[clip]], kept)
+    assert Heard.joined([Heard(short.moments), Heard(long.moments)]).context is None
+
+
 def test_actions_are_normalised_by_those_of_training() -> None:
     encode = ActionEncoder(2, 8)
     generator = torch.Generator().manual_seed(0)

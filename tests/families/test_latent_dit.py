@@ -247,7 +247,8 @@ class Oracle(nn.Module):
 
     def __init__(self, family: LatentDiT, x0: Tensor) -> None:
         super().__init__()
-        self.config, self.x0, self.listener = family.config, x0, family.generator.network.listener
+        self.config, self.x0 = family.config, x0
+        self.listener, self.patches = family.generator.network.listener, family.generator.network.patches
 
     def forward(self, x: Tensor, given: Tensor, levels: Tensor, heard: Heard, alone: bool) -> Tensor:
         at = flow.coefficients(self.config.path, flow.trailing(levels, x))
@@ -306,6 +307,20 @@ def test_of_candidates_the_one_is_kept_that_what_was_told_explains(
     assert made.flatten(1).mean(1).tolist() == pytest.approx([0.45, -0.4])
 
 
+def test_a_candidate_is_as_wrong_as_its_worst_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = dit(LABELLED)
+    family.generator.network = Reader(family, torch.empty(0))  # pyright: ignore[reportAttributeAccessIssue]
+    family.generator.register_parameter("device", nn.Parameter(torch.empty(0)))
+    family.sampling = replace(family.sampling, candidates=2)
+    nearly, elsewhere = torch.full((2, 6, 3, 16, 16), 0.3)
+    elsewhere[:] = 0.5
+    elsewhere[2, :, :8, :8] = -0.5  # one token of 24, as if it were told of the other label
+    assert (elsewhere - 0.5).square().mean() < 1.1 * (nearly - 0.5).square().mean()
+    for order in ([nearly, elsewhere], [elsewhere, nearly]):
+        monkeypatch.setattr(family, "_draw", lambda *told, order=order: torch.stack(order))
+        assert torch.equal(draw(family, 6, Conditions(label=torch.tensor([0])))[0], nearly)
+
+
 def test_candidates_keep_what_is_given_and_a_clip_its_seed() -> None:
     family, frames = dit(LABELLED), clips(2, 6)
     family.sampling = replace(family.sampling, candidates=3)
@@ -313,7 +328,9 @@ def test_candidates_keep_what_is_given_and_a_clip_its_seed() -> None:
     with overheard(family) as calls:
         made = draw(family, 6, given, (0, 1))
     assert torch.equal(made[:, [0, 5]], frames[:, [0, 5]])
-    assert all(len(call.x) == 6 and torch.equal(call.x[:, 0], frames[:, 0].repeat_interleave(3, 0)) for call in calls)
+    sixfold = frames[:, 0].repeat_interleave(3, 0)
+    assert {len(call.x) for call in calls} == {6, 12}  # the judge asks with and without what is told in one call
+    assert all(torch.equal(call.x[:, 0], sixfold.repeat(len(call.x) // 6, 1, 1, 1)) for call in calls)
     torch.testing.assert_close(draw(family, 6, given[1:], (1,)), made[1:])
     assert draw(family, 15, given, (0, 1)).isfinite().all()  # window by window
     told_nothing = dit()
@@ -399,7 +416,7 @@ def test_guidance_of_1_is_none() -> None:
     def drawn(**settings: Any) -> tuple[Tensor, list[int]]:
         family.sampling = replace(TINY.sampling, **settings)
         with overheard(family) as calls:
-            return draw(family, given=given), [int(labels(family, call)) for call in calls]
+            return draw(family, given=given), [int(label) for call in calls for label in labels(family, call)]
 
     plain, told = drawn()
     assert told == [1, 1, 1]
@@ -606,6 +623,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     [
         {"steps": 0},
         {"candidates": 0},
+        {"shift": 0.0},
         {"interval": (0.6, 0.4)},
         {"interval": (0.0, 2.0)},
         {"context_noise": 0.3},

@@ -62,16 +62,20 @@ def test_causal_queries_are_the_last(way, queries: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tokens", "training", "plain"),
+    ("dtype", "tokens", "training", "amx", "plain"),
     [
-        (torch.bfloat16, 256, True, True),
-        (torch.bfloat16, 1024, True, True),
-        (torch.bfloat16, 2048, True, False),
-        (torch.bfloat16, 256, False, False),
-        (torch.float32, 256, True, False),
+        (torch.bfloat16, 256, True, True, True),
+        (torch.bfloat16, 1024, True, True, True),
+        (torch.bfloat16, 2048, True, False, False),
+        (torch.bfloat16, 256, False, True, False),
+        (torch.bfloat16, 256, False, False, True),
+        (torch.float32, 256, True, False, False),
     ],
 )
-def test_the_faster_way_is_taken(monkeypatch, dtype: torch.dtype, tokens: int, training: bool, plain: bool) -> None:
+def test_the_faster_way_is_taken(
+    monkeypatch, dtype: torch.dtype, tokens: int, training: bool, amx: bool, plain: bool
+) -> None:
+    monkeypatch.setattr(kinema.nn.attention, "AMX", amx)
     taken = []
     for name in ("plain_attention", "fused_attention"):
         monkeypatch.setattr(kinema.nn.attention, name, lambda q, *_, name=name: (taken.append(name), q)[1])

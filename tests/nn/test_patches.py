@@ -35,6 +35,15 @@ def test_what_is_read_is_written_again_in_its_place(channels: int, time: int, si
     torch.testing.assert_close(marked, patches.mark.weight.sum(1).expand_as(marked), rtol=0, atol=1e-4)
 
 
+def test_means_are_those_of_what_tokens_are_of() -> None:
+    patches, x = Patches(5, 2, 4, 8, pixels=False), torch.randn(3, 4, 5, 12, 8)
+    means = patches.means(x)
+    assert means.shape == (3, 2 * 3 * 2)
+    torch.testing.assert_close(means[1, 0], x[1, :2, :, :4, :4].mean())
+    torch.testing.assert_close(means[2, 9], x[2, 2:, :, 4:8, 4:].mean())
+    torch.testing.assert_close(patches.means(torch.stack([x, -x]))[1], -means)
+
+
 def test_the_first_are_the_mean_colours_and_they_fall_with_frequency() -> None:
     basis = cosine_patches(2, 4).reshape(-1, 3, 2, 4, 4, 3)  # wave, colour, patch
     flat = basis[0].flatten(1, 3)  # [colour, pixels, RGB]

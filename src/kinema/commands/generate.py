@@ -79,6 +79,7 @@ def main(words: Sequence[str]) -> None:
     model, arguments = parse_for(
         load(found.model or "", run.start(found.device or "auto")), Arguments, "kinema generate", words
     )
+    run.keep_freed_memory()
     for path in generate(model, arguments):
         print(path)
 

@@ -71,6 +71,7 @@ def main(words: Sequence[str]) -> None:
         raise ValueError("nothing to make: --count and --grid are at least 1")
     if arguments.fps is not None and arguments.fps <= 0:
         raise ValueError(f"--fps {arguments.fps:g}: it must be above 0")
+    run.keep_freed_memory()
     for path in write_clips(model, arguments):
         print(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,19 @@ class Heard:
 
     moments: Float[Tensor, "B G D"]
     context: Context | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Heard]) -> Heard:
+        """What the clips of all parts, of one listener, are told, part after part."""
+        moments = torch.cat([part.moments for part in parts])
+        contexts = [part.context for part in parts if part.context is not None]
+        if not contexts:
+            return Heard(moments)
+        longest = max(seen.shape[1] for _, seen in contexts)
+        missing = [longest - seen.shape[1] for _, seen in contexts]
+        tokens = [F.pad(tokens, (0, 0, 0, more)) for (tokens, _), more in zip(contexts, missing, strict=True)]
+        seen = [F.pad(seen, (0, more)) for (_, seen), more in zip(contexts, missing, strict=True)]
+        return Heard(moments, (torch.cat(tokens), torch.cat(seen)))
 
     def repeated(self, times: int) -> Heard:
         """What each clip is told so many times, one after the other."""

@@ -53,7 +53,9 @@ GUIDED = {  # by what settings, and by which conditions together, as label and t
     "audio_guidance": frozenset({"audio"}),
     "actions_guidance": frozenset({"actions"}),
 }
-JUDGED = (0.8, 0.85, 0.9, 0.95)  # noise levels at which candidates are compared
+JUDGED = (0.6, 0.7, 0.8, 0.85)  # noise levels at which candidates are compared
+WORST = 0.04  # share of a candidate's tokens that are its worst
+IMPLAUSIBLE = 0.1  # how much the error of the worst tokens counts beside what words do to errors
 WAVES = 128  # frequencies that tell a noise level
 
 
@@ -73,6 +75,8 @@ class LatentDiTSampling:
     """Of guidance by actions, likewise."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Noise levels that are guided, above the first and up to the second."""
+    shift: float | None = None
+    """How far noise levels are moved towards noise; None: as far as in training."""
     context_noise: float = 0.0
     """Noise level of the frames that a longer clip goes on from, up to 0.2; 0 leaves them as they are."""
     lag: float = 0.0
@@ -89,6 +93,8 @@ class LatentDiTSampling:
             raise ValueError("latent-dit: steps must be at least 1 and interval rise within 0 and 1")
         if self.candidates < 1:
             raise ValueError("latent-dit: candidates must be at least 1")
+        if self.shift is not None and self.shift <= 0:
+            raise ValueError("latent-dit: shift must be more than 0")
         if not 0 <= self.context_noise <= CONTEXT or not 0 < self.overlap < 1 or not 0 <= self.lag <= 1:
             raise ValueError(
                 f"latent-dit: context_noise must be in 0 to {CONTEXT}, lag in 0 to 1 and overlap between 0 and 1"
@@ -356,10 +362,12 @@ class LatentDiT(Family):
         only some of the pixels are, they do not count. A window knows only what is given in it: to go towards what is
         given later, ask for no more frames than a window has.
 
-        Of several candidates of a window the one is kept of which the network's error, under the same noises for all
-        and their opposites, falls by the greatest share when it is told what they are to show. So a diffusion model
-        judges how words and pictures fit (Li et al. 2023, arXiv 2303.16203; beside its error without words: Krojer et
-        al. 2023, arXiv 2305.16397). A clip that is told nothing has one candidate.
+        Of several candidates of a window the one is kept that the network finds the most fitting, by its errors under
+        the same noises for all and their opposites. They should fall by a great share when it is told what a clip is
+        to show, as so a diffusion model judges how words and pictures fit (Li et al. 2023, arXiv 2303.16203; beside its
+        error without words: Krojer et al. 2023, arXiv 2305.16397). They should rise nowhere, as where one is told of a
+        circle and sees a square, and be great nowhere: a clip is wrong that is wrong in one place. A clip that is told
+        nothing has one candidate.
         """
         self.refuse_unusable(given)
         device = next(self.generator.parameters()).device
@@ -446,25 +454,43 @@ class LatentDiT(Family):
         judge: Noise,
     ) -> Tensor:
         """Of the windows that are drawn of `many` noises, several a clip, the one that fits best what it is told."""
-        time, (count, alone) = self.config.patch[0], (self.sampling.candidates, self.grouped and not context.shape[1])
+        count, alone = self.sampling.candidates, self.grouped and not context.shape[1]
         context, known, share = (x.repeat_interleave(count, 0) for x in (context, known, share))
         heard, unheard = [(scale, every.repeated(count)) for scale, every in heard], unheard.repeated(count)
-        windows = self._draw(context, known, share, heard, many)
-        given = share == 1
+        windows, given = self._draw(context, known, share, heard, many), share == 1
         given[:, : context.shape[1]] = True
-        still, asked = whole(given, time), (~given).float()
-        fits = windows.new_zeros(len(windows))
+        best = self._fits(windows, given, [heard[0][1], unheard], alone, judge).view(-1, count).argmax(1)
+        return windows.unflatten(0, (-1, count))[torch.arange(len(best), device=best.device), best]
+
+    def _fits(
+        self, windows: Tensor, given: Tensor, heard: Sequence[Heard], alone: bool, judge: Noise
+    ) -> Float[Tensor, " B"]:
+        """How well windows, several of each clip, fit what is `heard`: all that clips are told, and nothing."""
+        still, count, fall, errors = whole(given, self.config.patch[0]), self.sampling.candidates, [], []
         for level in JUDGED:
             drawn = judge.normal("judged", *windows.shape[1:], device=windows.device).repeat_interleave(count, 0)
             levels = windows.new_full(windows.shape[:2], level).masked_fill(still, 0)
             for eps in (drawn, -drawn):
                 x = torch.where(given, windows, flow.noised(self.config.path, windows, eps, levels))
                 target = flow.target(self.config.parameterisation, self.config.path, windows, eps, levels)
-                tell = partial(self.generator.network, x, given, levels, alone=alone)
-                told, untold = ((tell(heard=what) - target).square().mul(asked) for what in (heard[0][1], unheard))
-                fits += 1 - told.sum((1, 2, 3, 4)) / untold.sum((1, 2, 3, 4)).clamp(min=1e-12)
-        best = fits.view(-1, count).argmax(1)
-        return windows.unflatten(0, (-1, count))[torch.arange(len(best), device=best.device), best]
+                made = torch.stack(self._told(x, given, levels, heard, alone))
+                error = self.generator.network.patches.means((made - target).square().masked_fill(given, 0))
+                told, untold = error.mean(2).clamp(min=1e-12)
+                fall.append(1 - told / untold)
+                errors.append(error / untold.view(-1, count).mean(1).repeat_interleave(count)[:, None])
+        told, untold = torch.stack(errors).mean(0)  # [B, tokens] each, in shares of the clip's mean error
+
+        def worst(x: Tensor) -> Tensor:
+            return x.topk(max(1, round(WORST * x.shape[1]))).values.mean(1)
+
+        return torch.stack(fall).mean(0) - worst(told - untold) - IMPLAUSIBLE * worst(told)
+
+    def _told(
+        self, x: Tensor, given: Tensor, levels: Tensor, heard: Sequence[Heard], alone: bool
+    ) -> tuple[Tensor, ...]:
+        """What the network makes of the same clips when it hears one thing or another, in one call."""
+        x, given, levels = (part.repeat(len(heard), *[1] * (part.ndim - 1)) for part in (x, given, levels))
+        return self.generator.network(x, given, levels, Heard.joined(heard), alone=alone).chunk(len(heard))
 
     def _draw(
         self, context: Tensor, known: Tensor, share: Tensor, heard: list[tuple[float, Heard]], noise: Noise
@@ -483,17 +509,18 @@ class LatentDiT(Family):
         drawn[:, :overlap] = False
         turn = drawn[:, :: config.patch[0]].cumsum(1).sub(1).clamp(min=0).repeat_interleave(config.patch[0], 1)
         wait = (sampling.lag * sampling.steps * turn).round().long()
-        levels = flow.waiting(sampling.steps, config.shift, wait)  # [steps + 1, B, L]
+        shift = config.shift if sampling.shift is None else sampling.shift
+        levels = flow.waiting(sampling.steps, shift, wait)  # [steps + 1, B, L]
         levels = torch.where(partly, levels.clamp(max=PARTLY), levels)
         levels[:, :, :overlap] = sampling.context_noise
         levels = levels.masked_fill(there, 0)
 
         def denoise(x: Tensor, levels: Tensor) -> flow.Prediction:
             x = torch.where(cells, clean, x)
-            tell = partial(self.generator.network, x, cells, levels, alone=alone)
-            (_, every), *others = heard
-            without = [(scale, partial(tell, heard=other)) for scale, other in others]
-            told = flow.guided(tell(heard=every), without, levels, sampling.interval)
+            asked = heard if flow.within(levels, sampling.interval).any() else heard[:1]
+            told, *without = self._told(x, cells, levels, [every for _, every in asked], alone)
+            scaled = [(scale, other) for (scale, _), other in zip(asked[1:], without, strict=True)]
+            told = flow.guided(told, scaled, levels, sampling.interval)
             return flow.prediction(config.parameterisation, config.path, x, told, levels)
 
         fresh = partial(noise.normal, "latents", *clean.shape[1:], device=clean.device)

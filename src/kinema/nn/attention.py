@@ -28,6 +28,8 @@ __all__ = [
 Mask = Bool[Tensor, "*#B #N #M"] | Literal["causal"] | None  # "causal": the queries are the last of the keys
 Over = Literal["all", "space", "time"]
 
+AMX = bool(torch.cpu.get_capabilities().get("amx_bf16"))  # whether this CPU has matrix units
+
 LAYOUTS: dict[Over, tuple[str, str]] = {  # what attends to each other is an axis of its own
     "all": ("b (t s) h d", "b h (t s) d"),
     "space": ("b (t s) h d", "(b t) h s d"),
@@ -39,11 +41,12 @@ def plain_is_faster(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products and a softmax beat PyTorch's fused attention.
 
     Fused attention saves memory traffic and pays for it in the backward pass: in bfloat16 on a CPU plain took 0.1 to
-    0.6 of its time at 64 to 1,024 tokens (`benchmarks/attention.py`), and half at 270 on one with AMX, whose sampling
-    is faster with fused attention, where others' is slower. In float32 fused is as fast or faster.
+    0.6 of its time at 64 to 1,024 tokens (`benchmarks/attention.py`), and half at 270 on one with AMX. Sampling is
+    faster with fused attention on those alone: on two cores without AMX plain took 0.5 to 0.6 of its time at 80 tokens.
+    In float32 fused is as fast or faster.
     """
-    training = torch.is_grad_enabled() and q.requires_grad
-    return training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 1024
+    wanted = (torch.is_grad_enabled() and q.requires_grad) or not AMX
+    return wanted and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 1024
 
 
 def attend(

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -44,6 +44,10 @@ class Patches(nn.Module):
         told = F.linear(tokens, weight, self.head.bias).float()
         pattern = "b (l h w) (i p q c) -> b (l i) c (h p) (w q)"
         return rearrange(told, pattern, l=length, h=height, **self.sizes)
+
+    def means(self, x: Float[Tensor, "*B L C h w"]) -> Float[Tensor, "*B lN"]:
+        """The mean of each token's values."""
+        return reduce(x, "... (l i) c (h p) (w q) -> ... (l h w)", "mean", **self.sizes)
 
 
 def cosine_patches(time: int, side: int) -> Float[Tensor, "N N"]:
