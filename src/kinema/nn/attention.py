@@ -42,7 +42,7 @@ def plain_is_faster(q: Tensor, k: Tensor) -> bool:
 
     Fused attention saves memory traffic and pays for it in the backward pass: in bfloat16 on a CPU plain took 0.1 to
     0.6 of its time at 64 to 1,024 tokens (`benchmarks/attention.py`), and half at 270 on one with AMX. Sampling is
-    faster with fused attention on those alone: on two cores without AMX plain took 0.5 to 0.6 of its time at 80 tokens.
+    faster with fused attention on those alone: on a CPU without AMX plain took 0.4 to 0.7 of its time there too.
     In float32 fused is as fast or faster.
     """
     wanted = (torch.is_grad_enabled() and q.requires_grad) or not AMX
