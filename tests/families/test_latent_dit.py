@@ -307,18 +307,19 @@ def test_of_candidates_the_one_is_kept_that_what_was_told_explains(
     assert made.flatten(1).mean(1).tolist() == pytest.approx([0.45, -0.4])
 
 
-def test_a_candidate_is_as_wrong_as_its_worst_place(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("nearly", "wrong"), [(0.3, -0.5), (0.45, 1.5)])  # as if told otherwise, and as never seen
+def test_a_candidate_is_as_wrong_as_its_worst_place(
+    monkeypatch: pytest.MonkeyPatch, nearly: float, wrong: float
+) -> None:
     family = dit(LABELLED)
     family.generator.network = Reader(family, torch.empty(0))  # pyright: ignore[reportAttributeAccessIssue]
     family.generator.register_parameter("device", nn.Parameter(torch.empty(0)))
     family.sampling = replace(family.sampling, candidates=2)
-    nearly, elsewhere = torch.full((2, 6, 3, 16, 16), 0.3)
-    elsewhere[:] = 0.5
-    elsewhere[2, :, :8, :8] = -0.5  # one token of 24, as if it were told of the other label
-    assert (elsewhere - 0.5).square().mean() < 1.1 * (nearly - 0.5).square().mean()
-    for order in ([nearly, elsewhere], [elsewhere, nearly]):
+    good, bad = torch.full((6, 3, 16, 16), nearly), torch.full((6, 3, 16, 16), 0.5)  # told of 0.5
+    bad[2, :, :8, :8] = wrong  # one token of 24
+    for order in ([good, bad], [bad, good]):
         monkeypatch.setattr(family, "_draw", lambda *told, order=order: torch.stack(order))
-        assert torch.equal(draw(family, 6, Conditions(label=torch.tensor([0])))[0], nearly)
+        assert torch.equal(draw(family, 6, Conditions(label=torch.tensor([0])))[0], good)
 
 
 def test_candidates_keep_what_is_given_and_a_clip_its_seed() -> None:

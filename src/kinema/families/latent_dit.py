@@ -465,7 +465,10 @@ class LatentDiT(Family):
     def _fits(
         self, windows: Tensor, given: Tensor, heard: Sequence[Heard], alone: bool, judge: Noise
     ) -> Float[Tensor, " B"]:
-        """How well windows, several of each clip, fit what is `heard`: all that clips are told, and nothing."""
+        """How well `windows` [B, L, C, h, w], several of each clip, fit what clips are told; see `generate`.
+
+        `heard` is all that they are told, and nothing; `judge` draws the noises, those of a clip for all its windows.
+        """
         still, count, fall, errors = whole(given, self.config.patch[0]), self.sampling.candidates, [], []
         for level in JUDGED:
             drawn = judge.normal("judged", *windows.shape[1:], device=windows.device).repeat_interleave(count, 0)
