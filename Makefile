@@ -8,12 +8,13 @@ demo: $(READY) ## make clips of a few prompts with the model that ships: out/dem
 	.venv/bin/kinema demo --out out
 
 test: $(READY) ## run the tests that need neither minutes nor a GPU
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
-check: $(READY) ## lint, formatting and types
+check: $(READY) ## lint, formatting, types and the direction of imports
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
+	.venv/bin/lint-imports --no-cache --no-logo
 
 clean: ## remove the environment, builds and caches; runs/ and out/ stay
 	rm -rf .venv dist .pytest_cache .ruff_cache

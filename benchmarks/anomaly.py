@@ -1,10 +1,10 @@
-"""Telling what is wrong in a video: how surprised SVG-LP is, against how much a frame differs from the one before.
+"""Anomaly detection: the surprise of SVG-LP, beside how much a frame differs from the one before.
 
     python benchmarks/anomaly.py --minutes 30 --out runs/anomaly
     python benchmarks/anomaly.py --data FOLDER --normal regular --minutes 60 --out runs/lungs
 
-The model is trained for so many minutes on normal clips alone; the same command goes on where an earlier one stopped,
-and only measures where nothing is left to train. The AUROC is that of single frames: 0.5 is chance, 1 is perfect.
+The model is trained for --minutes on normal clips only; the same command continues where an earlier one stopped, and
+only measures where nothing is left to train. The AUROC is that of single frames: 0.5 is chance, 1 is perfect.
 
 Shape Motion: normal is a shape on its way up. In test clips three frames in a row, from frame 5 on or later, are wrong:
 the shape goes on sideways ("motion"), three times as fast ("speed"), or as a square that was a circle or the other way
@@ -32,22 +32,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.table import Table
+from runs import trained
 
-from kinema import run
-from kinema.commands.anomalies import scores_of
-from kinema.commands.reading import frames_for
+from kinema.cli.anomalies import scores_of
+from kinema.cli.reading import frames_for
 from kinema.data.clips import Source
 from kinema.data.folder import Skipped
-from kinema.data.write import from_uint8
-from kinema.metrics.auroc import Unit, auroc, auroc_interval
+from kinema.data.writing import from_uint8
 from kinema.presets import PRESETS, preset
-from kinema.sample import Model, load, score
-from kinema.train import train
+from kinema.runtime.memory import keep_freed_memory
+from kinema.sampling.model import Model, score
 from kinema.types import Batch
-from kinema.watch import Watcher
 from kinema.worlds.shape_motion import Scene, ShapeMotion, render, scene
 
 SIDE, FRAMES = 64, 16
@@ -57,7 +56,39 @@ KINDS = ("motion", "speed", "shape")
 PATIENT = re.compile(r"pat\d+|set\d+")
 METHODS = ("surprise", "frame difference")
 
+Unit = tuple[np.ndarray, np.ndarray]  # the scores of abnormal frames, and of normal ones, of a clip or patient
 Units = dict[str, tuple[list[Unit], list[Unit]]]  # by what is wrong, for each method
+
+
+def auroc(high: Float[np.ndarray, " P"], low: Float[np.ndarray, " N"]) -> float:
+    """The share of pairs, one of each, that are in the right order, ties counting half (Mann and Whitney 1947).
+
+    0.5 is chance. Raises ValueError where there is none of one kind.
+    """
+    if not len(high) or not len(low):
+        raise ValueError("an AUROC compares two kinds of frames: there are none of one kind")
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.mean() / 2 / len(low))
+
+
+def auroc_interval(units: Sequence[Unit], level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+    """The AUROC over the frames of all units, and the ends of its bootstrap interval over units.
+
+    Frames of one unit are alike, so an interval over frames would be too narrow. Resamples with frames of one kind only
+    are left out. Raises ValueError where fewer than 2 units have frames of a kind.
+    """
+    if min(sum(len(unit[kind]) > 0 for unit in units) for kind in (0, 1)) < 2:
+        raise ValueError("an interval needs 2 units or more of each kind")
+
+    def of(picks: np.ndarray) -> float:
+        high, low = (np.concatenate([units[k][kind] for k in picks]) for kind in (0, 1))
+        return auroc(high, low) if len(high) and len(low) else np.nan
+
+    rng = np.random.default_rng(seed)
+    values = [of(rng.integers(len(units), size=len(units))) for _ in range(2000)]
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return of(np.arange(len(units))), float(low), float(high)
 
 
 class Upwards:
@@ -65,11 +96,12 @@ class Upwards:
 
     key = "shape-motion upwards"
     skipped: tuple[Skipped, ...] = ()
-    facts = replace(ShapeMotion(FRAMES, SIDE, SIDE).facts, classes=())
+    spec = replace(ShapeMotion(FRAMES, SIDE, SIDE).spec, classes=())
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
-        return Batch(from_uint8(render(_upwards(np.random.default_rng((seed, step, rank)), size), SIDE, SIDE)))
+        frames = render(_upwards(np.random.default_rng((seed, step, rank)), size), SIDE, SIDE)
+        return Batch(torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
 
 
 def _upwards(rng: np.random.Generator, clips: int) -> Scene:
@@ -103,13 +135,13 @@ def of_shapes(model: Model, clips: int) -> Units:
         pair = with_wrong_frames(kind, normal, first), render(normal, SIDE, SIDE)
         units[kind] = ([], [])
         for method, of in zip(units[kind], (partial(_surprise, model), _difference), strict=True):
-            wrong, right = map(of, pair)  # [B, T] each
-            method += [(w[k : k + WRONG], r[1:]) for w, r, k in zip(wrong, right, first, strict=True)]
+            wrong, normal_scores = map(of, pair)  # [B, T] each
+            method += [(w[k : k + WRONG], n[1:]) for w, n, k in zip(wrong, normal_scores, first, strict=True)]
     return units
 
 
 def _surprise(model: Model, clips: UInt8[np.ndarray, "B T H W 3"]) -> Float[np.ndarray, "B T"]:
-    parts = [score(model.family, model.run, [frames]) for frames in from_uint8(clips).split(AT_ONCE)]
+    parts = [score(model.family, model.runtime, [frames]) for frames in from_uint8(clips).split(AT_ONCE)]
     return np.concatenate([chunk.cpu().numpy() for part in parts for chunk in part])
 
 
@@ -184,15 +216,12 @@ def of_clips(model: Model, clips: list[Clip], normal: str) -> Units:
     return units
 
 
-def trained(arguments: argparse.Namespace, clips: Source | None, **data: object) -> Model:
-    """A model that has been trained for as long as was asked."""
+def svg_lp(arguments: argparse.Namespace, clips: Source | None, **data: object) -> Model:
+    """A model that has been trained for --minutes."""
     experiment = preset("svg-lp", arguments.preset).changed(
         data={"frames": FRAMES, "height": SIDE, "width": SIDE, **data}, train={"minutes": arguments.minutes}
     )
-    place, folder = run.start(), arguments.out / "svg-lp"
-    with Watcher(folder, experiment.train) as watch:
-        train(experiment, folder, source=clips, run=place, resume=any(folder.glob("step-*")), watch=watch)
-    return load(folder, place)
+    return trained(experiment, arguments.out / "svg-lp", clips)
 
 
 def main() -> None:
@@ -212,9 +241,9 @@ def main() -> None:
     if arguments.minutes <= 0 or arguments.clips < 2:
         parser.error("--minutes must be more than 0 and --clips at least 2")
 
-    run.keep_freed_memory()
+    keep_freed_memory()
     if arguments.data is None:
-        units = of_shapes(trained(arguments, Upwards(), source="shape-motion, upwards"), arguments.clips)
+        units = of_shapes(svg_lp(arguments, Upwards(), source="shape-motion, upwards"), arguments.clips)
         title = f"Shape Motion, {arguments.clips} clips of each kind, {WRONG} of {FRAMES} frames wrong"
     else:
         seen, tested = split(read_clips(arguments.data, arguments.licence), arguments.normal)
@@ -224,7 +253,7 @@ def main() -> None:
             link = folder / f"{number:04d}-{clip.path.name}"
             link.unlink(missing_ok=True)
             link.symlink_to(clip.path.resolve())
-        model = trained(arguments, None, source=str(folder), fps=arguments.fps)
+        model = svg_lp(arguments, None, source=str(folder), fps=arguments.fps)
         units = of_clips(model, tested, arguments.normal)
         held_out = sum(clip.label == arguments.normal for clip in tested)
         title = f"{arguments.data.name}: trained on {len(seen)} clips labelled {arguments.normal}, {held_out} held out"
@@ -237,15 +266,15 @@ def _table(units: Units, title: str, unit: str) -> Table:
     for header in ("what is wrong", unit, "frames", "normal frames", *METHODS):
         table.add_column(header, justify="left" if header == "what is wrong" else "right")
     for kind, methods in units.items():
-        count = sum(len(one[0]) > 0 for one in methods[0])
-        wrong, normal = (sum(len(one[side]) for one in methods[0]) for side in (0, 1))
+        count = sum(len(unit[0]) > 0 for unit in methods[0])
+        wrong, normal = (sum(len(unit[k]) for unit in methods[0]) for k in (0, 1))
         table.add_row(kind, str(count), str(wrong), str(normal), *(_cell(method, count) for method in methods))
     return table
 
 
 def _cell(method: list[Unit], count: int) -> str:
     if count < 2:
-        return f"{auroc(*(np.concatenate(side) for side in zip(*method, strict=True))):.3f} (of one alone)"
+        return f"{auroc(*(np.concatenate(scores) for scores in zip(*method, strict=True))):.3f} (of a single one)"
     return "{:.3f} ({:.3f} to {:.3f})".format(*auroc_interval(method))
 
 

@@ -1,11 +1,11 @@
-"""What a video codec keeps, at two compressions: quality on held-out clips, rate, and a long video in chunks.
+"""Video codecs at two compressions: quality on held-out clips, rate, and a long video coded in chunks.
 
     python benchmarks/codec.py --minutes 30 --out runs/codec
     python benchmarks/codec.py --data FOLDER --fps 12.5 --minutes 60 --out runs/codec-robot
     python benchmarks/codec.py --levels 8 5 5 5 --minutes 30 --out runs/codec-tokens
 
-Each compression is trained for so many minutes on clips of 17 frames at 64x64; the same command goes on where an
-earlier one stopped, and only measures where nothing is left to train.
+Each compression is trained for --minutes on clips of 17 frames at 64x64; the same command continues where an earlier
+one stopped, and only measures where nothing is left to train.
 
 Held out are clips of Shape Motion of another seed, or a fifth of a folder's files. Clips that were cut from one
 recording are files of their own: keep them in one file, or they may be on both sides.
@@ -14,11 +14,11 @@ recording are files of their own: keep them in one file, or they may be on both 
 - values: latent values for each pixel of the clip, of which each has three of its own.
 - bits: for each pixel. A token's is the logarithm of how many there are; Gaussian latents' is their divergence from
   the prior, which is what bits-back coding would pay (Hinton and van Camp 1993).
-- chunks: the largest difference, in float32, between a video of 101 frames coded in chunks and as a whole, of latents
+- chunks: the largest difference, in float32, between a video of 101 frames coded in chunks and at once, of latents
   and of pixels in [-1, 1].
 
-The last table is the memory of a process that codes held-out clips one after another as one video: the most that it
-has held so far, after each row. Reconstructions are left beside the runs.
+The last table is the peak memory so far of a process that codes held-out clips one after another as one video, after
+each row. Reconstructions are written beside the runs.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
-from runs import peak, trained
+from runs import peak, real_clips, trained
 from torch import Tensor
 
-from kinema import run
-from kinema.commands.sample import write_sheet
-from kinema.data.clips import DataConfig, FolderSource, open_source
+from kinema.codecs.video_vae import VideoVAE
+from kinema.data.clips import DataConfig, open_source
 from kinema.data.folder import scan
-from kinema.data.write import contact_sheet, to_uint8
-from kinema.families.video_vae import VideoVAE
-from kinema.metrics.bootstrap import mean_interval
+from kinema.data.writing import contact_sheet, to_uint8, write_image
+from kinema.experiment import Experiment
 from kinema.metrics.paired import psnr, ssim
+from kinema.metrics.statistics import mean_interval
 from kinema.presets import PRESETS, preset
-from kinema.sample import Model, load
-from kinema.train import Experiment
+from kinema.runtime.device import detect_runtime
+from kinema.runtime.memory import keep_freed_memory
+from kinema.sampling.model import Model, load
 
 SIDE, FRAMES = 64, 17
 COMPRESSIONS = {  # of space and time, and the channels of Gaussian latents
@@ -59,13 +59,13 @@ COMPRESSIONS = {  # of space and time, and the channels of Gaussian latents
 }
 HELD_OUT = 1_000  # the seed of clips that are measured; training's is 0
 AT_ONCE = 8  # clips in memory
-WHOLE, LENGTHS = 101, (100, 300, 1000)  # frames of the long video
+LONG, LENGTHS = 101, (100, 300, 1000)  # frames of the long videos
 SHOWN = 4  # clips on a sheet
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a codec's held-out clips show."""
+    """The measures of a codec on held-out clips."""
 
     psnr: Float[Tensor, " N"]
     ssim: Float[Tensor, " N"]
@@ -89,7 +89,7 @@ def split(folder: Path, out: Path) -> tuple[str, str]:
 
 
 def experiment(name: str, data: DataConfig, arguments: argparse.Namespace) -> Experiment:
-    """How a codec is trained for as long as was asked."""
+    """How a codec is trained."""
     return preset("video-vae", arguments.preset).changed(
         family={**COMPRESSIONS[name], "levels": tuple(arguments.levels)},
         data=vars(data),
@@ -107,40 +107,40 @@ def codec_of(model: Model) -> VideoVAE:
 @torch.inference_mode()
 def measure(model: Model, clips: Float[Tensor, "N T 3 H W"], sheet: Path) -> Measured:
     """Code the clips and compare; write a sheet of the first."""
-    codec, device = codec_of(model), model.run.device
-    shape, nats, likeness, shown = (), 0.0, [], []
+    codec, device = codec_of(model), model.runtime.device
+    shape, kl, quality, shown = (), 0.0, [], []
     for part in clips.split(AT_ONCE):
-        with model.run.autocast():
+        with model.runtime.autocast():
             latents, _ = codec.encode(part.to(device))
             drawn = codec.decode(latents)[0].cpu()
             _, costs = codec.generator(part.to(device), torch.Generator(device).manual_seed(0))
         shape = tuple(latents.shape[1:])
-        nats += float(costs.get("kl", 0.0)) * latents.numel() / len(clips)
-        likeness.append(torch.stack([metric(drawn, part).mean(1) for metric in (psnr, ssim)]))
+        kl += float(costs.get("kl", 0.0)) * latents.numel() / len(clips)
+        quality.append(torch.stack([metric(drawn, part).mean(1) for metric in (psnr, ssim)]))
         shown.append(torch.stack([part, drawn], 1)[:SHOWN].flatten(0, 1))
     rows = ["real", "coded"] * min(SHOWN, len(clips))
-    write_sheet(sheet, contact_sheet(to_uint8(torch.cat(shown)[: len(rows)]), columns=9, labels=rows))
-    pixels, values, bits = FRAMES * SIDE * SIDE, math.prod(shape), nats / math.log(2)
+    write_image(sheet, contact_sheet(to_uint8(torch.cat(shown)[: len(rows)]), columns=9, labels=rows))
+    pixels, values, bits = FRAMES * SIDE * SIDE, math.prod(shape), kl / math.log(2)
     if codec.config.levels:
         bits = values / codec.channels * math.log2(math.prod(codec.config.levels))
-    noise, structure = torch.cat(likeness, 1)
+    noise, structure = torch.cat(quality, 1)
     return Measured(noise, structure, shape, values / pixels, bits / pixels)
 
 
 @torch.inference_mode()
 def largest_difference(model: Model, clips: Float[Tensor, "N T 3 H W"]) -> tuple[float, float]:
-    """How far latents and frames in chunks are from those of the whole video, in float32."""
+    """How far latents and frames coded in chunks are from those of the video coded at once, in float32."""
     codec = codec_of(model)
-    chunks = [chunk.to(model.run.device) for chunk in video(clips, WHOLE)]
+    chunks = [chunk.to(model.runtime.device) for chunk in video(clips, LONG)]
     whole, _ = codec.encode(torch.cat(chunks, 1))
     frames, _ = codec.decode(whole)
-    parts = torch.cat(list(codec.encoded(chunks)), 1)
-    drawn = torch.cat(list(codec.decoded(parts.split(1, 1), WHOLE)), 1)
+    parts = torch.cat(list(codec.encode_chunks(chunks)), 1)
+    drawn = torch.cat(list(codec.decode_chunks(parts.split(1, 1), LONG)), 1)
     return (parts - whole).abs().max().item(), (drawn - frames).abs().max().item()
 
 
 def video(clips: Float[Tensor, "N T 3 H W"], frames: int) -> Iterator[Float[Tensor, "1 t 3 H W"]]:
-    """Yield the clips one after another, over and over, as one video of so many frames."""
+    """Yield the clips one after another, over and over, as one video of `frames` frames."""
     for clip in cycle(clips):
         yield clip[None, :frames]
         frames -= len(clip)
@@ -153,18 +153,18 @@ def memory(folder: Path, clips: np.ndarray) -> list[tuple[str, int, float, float
 
     To be called in a fresh process, as a peak never falls.
     """
-    model, found = load(folder, run.start()), []
+    model, found = load(folder, detect_runtime()), []
     codec, held = codec_of(model), torch.from_numpy(clips)
-    with torch.inference_mode(), model.run.autocast():
-        for how in ("in chunks", "as a whole"):
+    with torch.inference_mode(), model.runtime.autocast():
+        for how in ("in chunks", "at once"):
             for frames in LENGTHS:
                 begun = time.monotonic()
-                chunks = (chunk.to(model.run.device) for chunk in video(held, frames))
-                if how == "as a whole":
+                chunks = (chunk.to(model.runtime.device) for chunk in video(held, frames))
+                if how == "at once":
                     chunks = [torch.cat(list(chunks), 1)]
-                for drawn in codec.decoded(codec.encoded(chunks), frames):
+                for drawn in codec.decode_chunks(codec.encode_chunks(chunks), frames):
                     assert drawn.isfinite().all()
-                found.append((how, frames, frames / (time.monotonic() - begun), peak(model.run.device)))
+                found.append((how, frames, frames / (time.monotonic() - begun), peak(model.runtime.device)))
     return found
 
 
@@ -186,16 +186,15 @@ def main() -> None:
     if arguments.fps is not None and arguments.data is None:
         parser.error("--fps is for --data")
 
-    run.keep_freed_memory()
+    keep_freed_memory()
     seen, unseen = ("shape-motion", "shape-motion") if arguments.data is None else split(arguments.data, arguments.out)
     size = {"frames": FRAMES, "height": SIDE, "width": SIDE, "fps": arguments.fps}
     source = open_source(DataConfig(source=unseen, **size))
-    count = min(arguments.clips, len(source.clips)) if isinstance(source, FolderSource) else arguments.clips
-    clips = source.batch(0, count, seed=HELD_OUT).frames
+    clips = real_clips(source, arguments.clips, HELD_OUT).frames
 
     name = "Shape Motion" if arguments.data is None else arguments.data.name
     table = Table(
-        title=f"{name}, {count} held-out clips; preset {arguments.preset}, {arguments.minutes:g} minutes each"
+        title=f"{name}, {len(clips)} held-out clips; preset {arguments.preset}, {arguments.minutes:g} minutes each"
     )
     for header in ("compression", "latents", "values", "bits", "PSNR, dB", "95 %", "SSIM", "95 %", "chunks"):
         table.add_column(header, justify="left" if header == "compression" else "right")

@@ -1,12 +1,12 @@
-"""Train the video encoder that ships with kinema's measures, and say what it learned.
+"""Train the video encoder that ships with kinema's metrics, and measure what it learned.
 
     python benchmarks/encoder.py --clips ../shared/data/grid_talking_face ../shared/data/robot_g1_pick \\
         --minutes 15 --out encoder.safetensors
 
-It learns from the embedded worlds and from every other file of the --clips folders, so that measures can be tried on
-the rest; which terms these have is their user's to know. Half of each batch is of the worlds. What it learns is said
-in metrics/encoder.py. The table at the end is of clips of another seed: how often a clip's other cut is found among
-those of 48, and how well it is told how much a clip was spoiled in each way.
+It learns from the built-in worlds and from every other file of the --clips folders, so that metrics can be tried on the
+rest; mind the licences of these. Half of each batch is of the worlds. The task is described in metrics/encoder.py. The
+table at the end is of clips of another seed: how often a clip's other cut is found among those of 48, and how well the
+strength of each corruption is predicted.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kinema import run
 from kinema.data.clips import DataConfig, Source, open_source
 from kinema.data.folder import scan
-from kinema.data.write import to_uint8
 from kinema.metrics.encoder import DIMENSIONS, SIDE, Encoder, prepared
+from kinema.runtime.device import channels_last, detect_runtime
+from kinema.runtime.memory import keep_freed_memory
 
 FRAMES = 16
 LONGER = 2 * FRAMES + 4  # of which two cuts are made, cuts at twice the speed and leaps
 BATCH = 48
-RATE = 1e-3
+LR = 1e-3
 TEMPERATURE = 0.1
-SPOILS = 50.0  # the weight of how much a clip is spoiled
-HELD_OUT = 10**6  # the seed of what the table is of
+STRENGTH_WEIGHT = 50.0  # of the loss of the strengths of corruptions
+HELD_OUT = 10**6  # the seed of the clips of the table
 WORLDS = ("sprites", "shape-motion")
-LARGER = 80  # pixels that a cut of SIDE is made of
+LARGER = 80  # pixels of the frames that cuts of SIDE are taken from
 
-Spoiling = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], np.ndarray]
+Corruption = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], np.ndarray]
 
 
 def smaller(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -90,8 +90,8 @@ def mixed(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.random.G
     return cut[np.argsort(np.arange(FRAMES) + strength * FRAMES / 2 * rng.standard_normal(FRAMES))]
 
 
-def to_and_fro(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Forth and back in ever shorter periods."""
+def back_and_forth(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Back and forth in ever shorter periods."""
     period = round(FRAMES - 1 - (FRAMES - 4) * strength)
     place = np.arange(FRAMES) % (2 * period)
     return cut[np.minimum(place, 2 * period - place)]
@@ -117,14 +117,14 @@ def unsteady(cut: np.ndarray, longer: np.ndarray, strength: float, rng: np.rando
     return (cut + shift).clip(0, 255).astype(np.uint8)
 
 
-SPOILED: tuple[Spoiling, ...] = (
+CORRUPTIONS: tuple[Corruption, ...] = (
     smaller,
     specks,
     jpeg,
     hue,
     faster,
     mixed,
-    to_and_fro,
+    back_and_forth,
     leap,
     uneven,
     unsteady,
@@ -132,48 +132,48 @@ SPOILED: tuple[Spoiling, ...] = (
 
 
 class Learner(nn.Module):
-    """The encoder, and what reads its features in training."""
+    """The encoder and the heads that it is trained with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = Encoder()
         self.project = nn.Sequential(nn.Linear(DIMENSIONS, 256), nn.ReLU(), nn.Linear(256, 64))
-        self.spoiled = nn.Linear(DIMENSIONS, len(SPOILED))
+        self.strength = nn.Linear(DIMENSIONS, len(CORRUPTIONS))
 
     def loss(self, clips: Tensor, way: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-        """Of two cuts of each clip and one that was spoiled [3 B, 3, T, 64, 64]; and how often the clip was found."""
+        """The loss of two cuts of each clip and a corrupted one [3 B, 3, T, 64, 64], and the share of clips found."""
         features = self.encoder(clips).float()
-        first, second, spoiled = F.normalize(self.project(features), dim=1).chunk(3)
-        alike = torch.cat([first @ second.T, first @ spoiled.T], 1) / TEMPERATURE
-        back = torch.cat([second @ first.T, second @ spoiled.T], 1) / TEMPERATURE
+        first, second, corrupted = F.normalize(self.project(features), dim=1).chunk(3)
+        alike = torch.cat([first @ second.T, first @ corrupted.T], 1) / TEMPERATURE
+        back = torch.cat([second @ first.T, second @ corrupted.T], 1) / TEMPERATURE
         each = torch.arange(len(first))
         found = F.cross_entropy(alike, each) + F.cross_entropy(back, each)
-        # how, and how much: 0 for every way but one, and so no threshold from which on a clip counts as spoiled
-        told = F.mse_loss(self.spoiled(features), self.truth(way, strength))
-        return found + SPOILS * told, (alike.argmax(1) == each).float().mean()
+        # a strength for each corruption, 0 for all but one: no threshold above which a clip counts as corrupted
+        error = F.mse_loss(self.strength(features), self.truth(way, strength))
+        return found + STRENGTH_WEIGHT * error, (alike.argmax(1) == each).float().mean()
 
     def truth(self, way: Tensor, strength: Tensor) -> Float[Tensor, "3*B ways"]:
-        """How much each clip is spoiled in each way."""
-        spoiled = strength[:, None] * F.one_hot(way, len(SPOILED))
-        return torch.cat([torch.zeros_like(spoiled), torch.zeros_like(spoiled), spoiled])
+        """The strength of each corruption in each clip."""
+        corrupted = strength[:, None] * F.one_hot(way, len(CORRUPTIONS))
+        return torch.cat([torch.zeros_like(corrupted), torch.zeros_like(corrupted), corrupted])
 
 
 def drawn(worlds: list[Source], folders: list[Source], step: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Two cuts and a spoiled one of BATCH clips, half of them of worlds, as the encoder sees them; how they were."""
+    """Two cuts and a corrupted one of BATCH clips, half of them of worlds, with the corruptions and their strengths."""
     rng = np.random.default_rng((seed, step))
     kinds = [some[step % len(some)] for some in (worlds, folders or worlds)]
-    longer = np.concatenate([to_uint8(s.batch(step, BATCH // 2, seed=seed).frames) for s in kinds])
+    longer = np.concatenate([s.batch(step, BATCH // 2, seed=seed).frames.movedim(2, -1).numpy() for s in kinds])
     cuts: tuple[list[np.ndarray], ...] = ([], [], [])
-    way, strength = rng.integers(len(SPOILED), size=BATCH), rng.random(BATCH, np.float32)
+    way, strength = rng.integers(len(CORRUPTIONS), size=BATCH), rng.random(BATCH, np.float32)
     for clip, how, level in zip(longer, way, strength, strict=True):
         if rng.random() < 0.5:
             clip = clip[:, :, ::-1]
-        for place in (0, 1, 2):
+        for number in (0, 1, 2):
             y, x = rng.integers(LARGER - SIDE + 1, size=2)
             first = rng.integers(5)
             window = clip[first:, y : y + SIDE, x : x + SIDE]
             cut = window[:FRAMES]
-            cuts[place].append(SPOILED[how](cut, window, float(level), rng) if place == 2 else cut)
+            cuts[number].append(CORRUPTIONS[how](cut, window, float(level), rng) if number == 2 else cut)
     clips = torch.from_numpy(np.concatenate([np.stack(part) for part in cuts]))
     return prepared(clips), torch.from_numpy(way), torch.from_numpy(strength)
 
@@ -194,26 +194,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="a .safetensors file")
     arguments = parser.parse_args()
-    run.keep_freed_memory()
-    place = run.start()
+    keep_freed_memory()
+    runtime = detect_runtime()
     size = {"frames": LONGER, "height": LARGER, "width": LARGER}
     with tempfile.TemporaryDirectory() as temporary:
         folders = [every_other(f, Path(temporary, str(i))) for i, f in enumerate(arguments.clips)]
         sources = [[open_source(DataConfig(str(name), **size)) for name in some] for some in (WORLDS, folders)]
-        place.generator("encoder", arguments.seed)
+        torch.manual_seed(arguments.seed)
         learner = Learner()
-        run.channels_last(learner)
-        optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE, weight_decay=0.05, fused=True)
+        channels_last(learner)
+        optimizer = torch.optim.AdamW(learner.parameters(), lr=LR, weight_decay=0.05, fused=True)
         begun, step, recent = time.monotonic(), 0, []
         with ThreadPoolExecutor(1) as ahead:
             coming = ahead.submit(drawn, *sources, step, arguments.seed)
             while (spent := (time.monotonic() - begun) / 60 / arguments.minutes) < 1:
                 for group in optimizer.param_groups:
-                    group["lr"] = RATE * min(1, step / 100) * (1 - spent)
+                    group["lr"] = LR * min(1, step / 100) * (1 - spent)
                 clips, way, strength = coming.result()
                 step += 1
                 coming = ahead.submit(drawn, *sources, step, arguments.seed)
-                with place.autocast():
+                with runtime.autocast():
                     loss, found = learner.loss(clips, way, strength)
                 optimizer.zero_grad()
                 loss.backward()
@@ -231,22 +231,22 @@ def main() -> None:
 
 @torch.inference_mode()
 def report(learner: Learner, sources: list[list[Source]]) -> None:
-    """Measure on clips of another seed, and let features vary by one over the clean ones."""
+    """Measure on clips of another seed, and set the mean and deviation that features are standardised by."""
     kept: list[Tensor] = []
-    found, told, truth = [], [], []
+    found, predicted, truth = [], [], []
     for step in range(20):
         clips, way, strength = drawn(*sources, step, HELD_OUT)
         features = learner.encoder(clips)
         kept.append(features[: 2 * BATCH])
         a, b, _ = F.normalize(learner.project(features), dim=1).chunk(3)
         found.append(((a @ b.T).argmax(1) == torch.arange(BATCH)).float())
-        told.append(learner.spoiled(features))
+        predicted.append(learner.strength(features))
         truth.append(learner.truth(way, strength))
     table = Table("", "", title="Clips of another seed")
     table.add_row("the same clip is found", f"{torch.cat(found).mean():.3f} (chance {1 / BATCH:.3f})")
-    pairs = zip(SPOILED, torch.cat(told).T, torch.cat(truth).T, strict=True)
-    for spoiling, guess, true in pairs:
-        table.add_row(f"told of {spoiling.__name__}: correlation", f"{np.corrcoef(guess, true)[0, 1]:.3f}")
+    pairs = zip(CORRUPTIONS, torch.cat(predicted).T, torch.cat(truth).T, strict=True)
+    for corruption, guess, true in pairs:
+        table.add_row(f"strength of {corruption.__name__}: correlation", f"{np.corrcoef(guess, true)[0, 1]:.3f}")
     Console().print(table)
     clean = torch.cat(kept)
     learner.encoder.mean.copy_(clean.mean(0))

@@ -2,9 +2,9 @@
 
     python benchmarks/family_sheet.py --data FOLDER --minutes 15 --out runs/robot
 
-Each family is trained with its cpu preset for so many minutes; the same command goes on where an earlier one stopped,
-and only draws where nothing is left to train. The first row is the beginning of the first clip, the others are what
-the families make of --seed; a family that predicts is given the first frames of the real one, as many as in training.
+Each family is trained with its cpu preset for --minutes; the same command continues where an earlier one stopped, and
+only samples where nothing is left to train. The first row is the beginning of the first clip, the others are clips of
+--seed; a family that predicts continues the first frames of the real one, as many as in training.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from pathlib import Path
 import numpy as np
 from runs import trained
 
-from kinema import run
-from kinema.commands.reading import first_frames, open_and_report
-from kinema.commands.sample import write_sheet
+from kinema.cli.reading import first_frames, open_and_report
 from kinema.data.clips import FolderSource
-from kinema.data.write import contact_sheet
+from kinema.data.writing import contact_sheet, write_image
 from kinema.presets import preset
-from kinema.types import Noise
+from kinema.runtime.memory import keep_freed_memory
+from kinema.sampling.request import GenerateRequest
 
 FAMILIES = ["mocogan", "vgan", "tgan", "svg-lp", "latent-dit"]
 COLUMNS = 8  # frames shown
 
 
 def main() -> None:
-    """Train, draw, and write the sheet."""
+    """Train, sample, and write the sheet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, metavar="FOLDER", help="of clips")
     parser.add_argument("--minutes", type=float, required=True, help="of training for each family, in all")
@@ -39,20 +38,20 @@ def main() -> None:
     if arguments.minutes <= 0:
         parser.error("--minutes must be more than 0")
 
-    run.keep_freed_memory()
+    keep_freed_memory()
     changes = {"data": {"source": arguments.data}, "train": {"minutes": arguments.minutes}}
     experiments = {name: preset(name, "cpu").changed(**changes) for name in arguments.families}
     source = open_and_report(next(iter(experiments.values())).data)
     if not isinstance(source, FolderSource):
         parser.error(f"--data {arguments.data} is a world: name a folder of clips")
     models = {name: trained(each, arguments.out / name, source) for name, each in experiments.items()}
-    frames, rows = source.facts.frames, {}
+    frames, rows = source.spec.frames, {}
     for name, model in models.items():
         real = rows.setdefault("real", first_frames(model, source.clips[0].path, frames))
-        known = real[None, : model.family.past] if model.family.past else None
-        rows[name] = model.clips(Noise((arguments.seed,)), frames, known=known)[0]
+        known = real[None, : model.family.context_frames] if model.family.context_frames else None
+        rows[name] = model.generate(GenerateRequest((arguments.seed,), frames, known=known))[0]
     path = arguments.out / "sheet.png"
-    print(write_sheet(path, contact_sheet(np.stack([*rows.values()]), columns=COLUMNS, labels=[*rows])))
+    print(write_image(path, contact_sheet(np.stack([*rows.values()]), columns=COLUMNS, labels=[*rows])))
 
 
 if __name__ == "__main__":

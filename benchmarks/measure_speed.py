@@ -4,11 +4,11 @@
     python benchmarks/measure_speed.py ../shared/data/robot_g1_pick --enlarge 2
 
 The plain loop reads one video after the other with PyAV, crops and resizes each frame with Pillow, cuts windows, and
-computes the features and then the measures of 16 windows at a time: nothing side by side and nothing kept. kinema
-decodes files side by side, computes the measures of clips side by side, and decodes the next files meanwhile. "cold"
-begins with an empty cache, "decoded" with frames that an earlier command or training has decoded, "again" with all of
-it measured. "features" leaves the measures of single clips out of both. --enlarge writes the clips again at so many
-times their size first: twice 160x128 is about the 320x240 of UCF-101. Medians of --repeats runs, taken in turn.
+computes the features and then the measures of 16 windows at a time: nothing in parallel and nothing cached. kinema
+decodes files in parallel, computes the measures of clips in parallel, and decodes the next files meanwhile. "cold"
+begins with an empty cache, "decoded" with the decoded frames of an earlier command, "again" with all of it measured.
+"features" leaves the measures of single clips out of both. --enlarge first writes the clips at that many times their
+size: twice 160x128 is about the 320x240 of UCF-101. Medians of --repeats runs, in turn.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -28,22 +26,23 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from runs import seconds
 
-from kinema import run
 from kinema.data.clips import DataConfig, FolderClips
 from kinema.data.folder import scan
-from kinema.data.video import frame_rate, read_frames
-from kinema.data.write import write_video
+from kinema.data.readers.base import find_reader, read_frames
+from kinema.data.writing import write_video
 from kinema.evaluation import rows
-from kinema.evaluation.rows import measured, of_each
-from kinema.evaluation.sides import PIECE, Real
+from kinema.evaluation.clip_sets import BATCH, FolderClipSet
+from kinema.evaluation.rows import clip_measures, measure_clips
 from kinema.metrics.encoder import KinemaFeatures
+from kinema.runtime.memory import keep_freed_memory
 
 FRAMES, SIDE = 16, 64
 
 
 def plain(folder: Path, network: KinemaFeatures, each: bool) -> int:
-    """Measure all windows of a folder one thing after the other; how many there are."""
+    """Measure all windows of a folder, one after the other; return their number."""
     windows: list[np.ndarray] = []
     count = 0
     for clip in scan(folder).clips:
@@ -51,12 +50,12 @@ def plain(folder: Path, network: KinemaFeatures, each: bool) -> int:
             decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
         frames = np.stack([square(frame) for frame in decoded])
         windows += [frames[k : k + FRAMES] for k in range(0, len(frames) - FRAMES + 1, FRAMES)]
-        while len(windows) >= PIECE:
-            some, windows = np.stack(windows[:PIECE]), windows[PIECE:]
+        while len(windows) >= BATCH:
+            some, windows = np.stack(windows[:BATCH]), windows[BATCH:]
             network(torch.from_numpy(some))
             if each:
-                of_each(some)
-            count += PIECE
+                clip_measures(some)
+            count += BATCH
     return count
 
 
@@ -72,30 +71,24 @@ def square(frame: np.ndarray) -> np.ndarray:
 def ours(folder: Path, network: KinemaFeatures, each: bool, cache: str, clips: int) -> None:
     """The same by kinema."""
     source = FolderClips(DataConfig(str(folder), frames=FRAMES, height=SIDE, width=SIDE, cache=cache))
-    nothing = patch.object(rows, "of_each", lambda frames: ({}, np.zeros((len(frames), 8))))
+    nothing = patch.object(rows, "clip_measures", lambda frames: ({}, np.zeros((len(frames), 8))))
     if each:
-        measured(Real("x", source, 0), clips, network, cache=cache)
+        measure_clips(FolderClipSet("x", source, 0), clips, network, cache=cache)
     else:
         with nothing:
-            measured(Real("x", source, 0), clips, network, cache=cache)
+            measure_clips(FolderClipSet("x", source, 0), clips, network, cache=cache)
 
 
 def enlarged(folder: Path, times: int, place: Path) -> Path:
-    """A folder of its videos at so many times their size."""
+    """A folder of its videos at `times` times their size."""
     for clip in scan(folder).clips:
         large = (
             np.asarray(Image.fromarray(f).resize((f.shape[1] * times, f.shape[0] * times)))
             for f in read_frames(clip.path)
         )
-        write_video(place / f"{clip.path.stem}.mp4", (frame[None] for frame in large), frame_rate(clip.path))
+        fps = find_reader(clip.path).info(clip).fps
+        write_video(place / f"{clip.path.stem}.mp4", (frame[None] for frame in large), fps)
     return place
-
-
-def taken(work: Callable[[], object]) -> float:
-    """Seconds."""
-    begun = time.monotonic()
-    work()
-    return time.monotonic() - begun
 
 
 def main() -> None:
@@ -105,7 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--enlarge", type=int, metavar="TIMES", help="each side of the clips")
     arguments = parser.parse_args()
-    run.keep_freed_memory()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as place:
         folder = arguments.folder
         compare(enlarged(folder, arguments.enlarge, Path(place)) if arguments.enlarge else folder, arguments.repeats)
@@ -115,6 +108,8 @@ def compare(folder: Path, repeats: int) -> None:
     """Time both, in turn, and print the table."""
     network = KinemaFeatures()
     clips = plain(folder, network, False)
+    if clips == 0:
+        raise SystemExit(f"{folder}: its clips have fewer than {BATCH} windows of {FRAMES} frames: give more")
     table = Table("", "plain", "cold", "decoded", "again", "cold / plain", title=f"Clips a second, {clips} clips")
     for name, each in (("features", False), ("all measures", True)):
         times: dict[str, list[float]] = {"plain": [], "cold": [], "decoded": [], "again": []}
@@ -124,11 +119,11 @@ def compare(folder: Path, repeats: int) -> None:
                 def work(each: bool = each, cache: str = cache) -> None:
                     ours(folder, network, each, cache, clips)
 
-                times["plain"].append(taken(lambda each=each: plain(folder, network, each)))
-                times["cold"].append(taken(work))
+                times["plain"].append(seconds(lambda each=each: plain(folder, network, each)))
+                times["cold"].append(seconds(work))
                 shutil.rmtree(Path(cache, "measured"))
-                times["decoded"].append(taken(work))
-                times["again"].append(taken(work))
+                times["decoded"].append(seconds(work))
+                times["again"].append(seconds(work))
         rates = [clips / median(values) for values in times.values()]
         table.add_row(name, *(f"{rate:.1f}" for rate in rates), f"{rates[1] / rates[0]:.2f}x")
     Console().print(table)

@@ -5,23 +5,23 @@
     python benchmarks/moving_mnist.py --digits FOLDER --families --runs mine=runs/mine --out runs/moving-mnist
 
 FOLDER holds MNIST's t10k-images-idx3-ubyte.gz: digits 0 to 7,999 are trained on, 8,000 to 9,999 held out. Every family
-is trained for so many minutes; the same command goes on where an earlier one stopped, and only measures where nothing
-is left to train. Runs that exist join by --runs, whatever they were trained on, if their frames are of 64x64 pixels.
+is trained for --minutes; the same command continues where an earlier one stopped, and only measures where nothing is
+left to train. Existing runs are added by --runs, whatever they were trained on, if their frames are of 64x64 pixels.
 
 The clips are those of Denton and Fergus 2018 (arXiv 1802.07687, section 4.1; the repository edenton/svg,
 data/moving_mnist.py): two digits of 32x32 pixels move over 64x64 at up to 4 pixels a frame each way; at a wall a digit
 takes a new random velocity away from it. Between walls nothing is random.
 
 Measured are held-out clips: 5 frames given, 25 predicted (10 were trained), or as --given and --predicted say. Training
-clips have 10 frames more than are given; --set FAMILY.data.frames=21 says otherwise for a family that needs it. A model
+clips have 10 frames more than are given; --set FAMILY.data.frames=21 changes that for a family that needs it. A model
 that draws noise makes many futures of each clip, and the one with the best mean of a metric over the frames counts, as
-in the paper; one future taken blindly is shown too. PSNR and SSIM are those of metrics/paired.py on pixels in [0, 1];
+in the paper; the first future is shown too. PSNR and SSIM are those of metrics/paired.py on pixels in [0, 1];
 the paper's are on a scale of its own (its code leaves the range of pixels to the library, which takes 2 for it), so
 compare here, not with its figures. MSE is the squared error of pixels in [0, 1], summed over a frame. Intervals are
-bootstrapped over clips. Out come a table, curves.csv, a plot of each metric and futures.png under --out.
+bootstrapped over clips. Writes a table, curves.csv, a plot of each metric and futures.png under --out.
 
-What else a mask can say is shown on sheets of held-out clips as long as training's, NAME-interpolation.png (two frames
-at each end are given) and NAME-in-painting.png (all but a square in the middle), for the models that can do it.
+Other tasks are shown on sheets of held-out clips as long as training's, NAME-interpolation.png (two frames at each end
+are known) and NAME-in-painting.png (all but a square in the middle), for the models that can do them.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from runs import add_models, experiments, named, refuse_models, trained
+from runs import CPU, add_models, existing_runs, experiments, trained, validate_models
 from torch import Tensor
 
-from kinema import run
-from kinema.commands.sample import write_sheet
 from kinema.data.folder import Skipped
-from kinema.data.plot import plot
-from kinema.data.write import contact_sheet, to_uint8
-from kinema.family import Facts
-from kinema.metrics.bootstrap import mean_interval
+from kinema.data.writing import contact_sheet, to_uint8, write_image
+from kinema.experiment import Experiment
 from kinema.metrics.paired import psnr, ssim
-from kinema.sample import Model, load, stream
-from kinema.train import Experiment
-from kinema.types import Batch, Conditions, Noise
+from kinema.metrics.statistics import mean_interval
+from kinema.report.plot import plot
+from kinema.runtime.device import detect_runtime
+from kinema.runtime.memory import keep_freed_memory
+from kinema.sampling.model import Model, load, stream
+from kinema.training.loop import Trainer
+from kinema.types import Batch, ClipSpec, Conditions, Seeds
 
 DIGITS, HELD_OUT = "t10k-images-idx3-ubyte.gz", 2_000
 SIDE, DIGIT, FASTEST = 64, 32, 4  # pixels; the last a frame
@@ -82,19 +82,19 @@ class MovingMNIST:
 
     def __init__(self, digits: UInt8[np.ndarray, "N 32 32"], frames: int) -> None:
         self.digits = digits
-        self.facts = Facts(frames, SIDE, SIDE)
-        self.key = f"moving-mnist {zlib.crc32(digits.tobytes())} {self.facts}"
+        self.spec = ClipSpec(frames, SIDE, SIDE)
+        self.key = f"moving-mnist {zlib.crc32(digits.tobytes())} {self.spec}"
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The `size` clips of a training step, the same whenever `seed`, `step` and `rank` are."""
-        rng, frames = np.random.default_rng((seed, step, rank)), self.facts.frames
+        rng, frames = np.random.default_rng((seed, step, rank)), self.spec.frames
         canvas = np.zeros((size, frames, SIDE, SIDE), np.uint16)
         windows = sliding_window_view(canvas, (DIGIT, DIGIT), axis=(2, 3), writeable=True)
         clip, frame = np.ogrid[:size, :frames]
         for _ in range(2):
             rows, columns = np.moveaxis(_bounce(rng, size, frames), -1, 0)
             windows[clip, frame, rows, columns] += self.digits[rng.integers(len(self.digits), size=size)][:, None]
-        grey = torch.from_numpy(canvas.clip(max=255).astype(np.float32)).div_(127.5).sub_(1)
+        grey = torch.from_numpy(canvas.clip(max=255).astype(np.uint8))
         return Batch(grey[:, :, None].expand(-1, -1, 3, -1, -1))
 
 
@@ -128,35 +128,35 @@ def read_digits(folder: Path) -> UInt8[np.ndarray, "N 32 32"]:
 
 
 def models_of(digits: np.ndarray, chosen: dict[str, Experiment], arguments: argparse.Namespace) -> dict[str, Model]:
-    """The models by name, trained for as long as was asked where they are to be."""
+    """The models by name: the families, trained, and the existing runs."""
     models = {}
     for family, experiment in chosen.items():
         source = MovingMNIST(digits, experiment.data.frames)
-        if hasattr(experiment.family, "past"):
-            experiment = experiment.changed(family={"past": arguments.given})
-        if not {"known", "mask"} <= experiment.family.fitted(source.facts).build().accepts:
-            print(f"{family} is left out: it cannot be given frames", file=sys.stderr)
+        if hasattr(experiment.family, "context_frames"):
+            experiment = experiment.changed(family={"context_frames": arguments.given})
+        if not {"known", "mask"} <= Trainer(experiment, source, detect_runtime()).family.accepts:
+            print(f"{family} is left out: it cannot continue frames", file=sys.stderr)
             continue
         models[family] = trained(experiment, arguments.out / family, source)
         if family == "svg-lp":
             baseline = experiment.changed(family={"latent": 0})
             models["deterministic"] = trained(baseline, arguments.out / "deterministic", source)
-    return models | {name: load(path, run.start()) for name, path in named(arguments).items()}
+    return models | {name: load(path, detect_runtime()) for name, path in existing_runs(arguments).items()}
 
 
 def futures(model: Model, truth: Tensor, count: int, arguments: argparse.Namespace) -> Tensor:
-    """What a model expects after the first frames of a clip [T, 1, H, W], count times: [count, predicted, 1, H, W]."""
+    """`count` predictions [count, predicted, 1, H, W] of what follows the first frames of a clip [T, 1, H, W]."""
     parts = []
     for seeds in torch.arange(count).split(AT_ONCE):
         known = truth[None, : arguments.given].expand(len(seeds), -1, 3, -1, -1)
-        noise, frames = Noise(tuple(seeds.tolist())), arguments.given + arguments.predicted
-        chunks = stream(model.family, model.run, noise, frames, Conditions().beginning(known))
+        frames, conditions = arguments.given + arguments.predicted, Conditions().with_first_frames(known)
+        chunks = stream(model.family, model.runtime, Seeds(tuple(seeds.tolist())), frames, conditions)
         parts.append(torch.cat(list(chunks), 1)[:, arguments.given :, :1].cpu())
     return torch.cat(parts)
 
 
 def predicts(name: str, model: Model, truth: Tensor, arguments: argparse.Namespace) -> bool:
-    """Whether a model can do this at all; says why where it cannot."""
+    """Whether a model can predict; prints the reason where it cannot."""
     try:
         futures(model, truth[0], 1, arguments)
     except ValueError as error:
@@ -203,8 +203,8 @@ def measure(
 
 
 def masks(frames: int) -> dict[str, Tensor]:
-    """What else may be given of a clip [T, 1, H, W], by the task that it makes."""
-    ends, around = (torch.full((frames, 1, SIDE, SIDE), given) for given in (False, True))
+    """Masks of the known pixels of a clip [T, 1, H, W], by task."""
+    ends, around = (torch.full((frames, 1, SIDE, SIDE), known) for known in (False, True))
     ends[:ENDS] = ends[-ENDS:] = True
     hidden = slice((SIDE - HIDDEN) // 2, (SIDE + HIDDEN) // 2)
     around[:, :, hidden, hidden] = False
@@ -212,23 +212,22 @@ def masks(frames: int) -> dict[str, Tensor]:
 
 
 def show_masks(name: str, model: Model, digits: np.ndarray, out: Path) -> None:
-    """Write a sheet of each task that a model can do; says which it cannot."""
-    frames = model.facts.frames
-    truth = MovingMNIST(digits, frames).batch(0, SHOWN, seed=1).frames
+    """Write a sheet of each task that a model can do, and print which it cannot."""
+    frames = model.spec.frames
+    truth = MovingMNIST(digits, frames).batch(0, SHOWN, seed=1).to(CPU).frames
     for task, mask in masks(frames).items():
         every = mask.expand(SHOWN, -1, -1, -1, -1)
-        given = torch.where(every, truth, 0.0)  # grey where it is to be made
+        known = torch.where(every, truth, 0.0)  # grey where it is unknown
+        conditions, seeds = Conditions(known=known, mask=every), Seeds(tuple(range(SHOWN)))
         try:
-            chunks = stream(
-                model.family, model.run, Noise(tuple(range(SHOWN))), frames, Conditions(known=given, mask=every)
-            )
+            chunks = stream(model.family, model.runtime, seeds, frames, conditions)
             made = torch.cat(list(chunks), 1).cpu()
         except ValueError as error:
             print(f"{name}: no {task}: {error}", file=sys.stderr)
             continue
-        rows = torch.stack([given, made, truth], 1).flatten(0, 1)
-        labels = ["given", "made", "truth"] * SHOWN
-        write_sheet(out / f"{name}-{task}.png", contact_sheet(to_uint8(rows), columns=15, labels=labels))
+        rows = torch.stack([known, made, truth], 1).flatten(0, 1)
+        labels = ["known", "made", "truth"] * SHOWN
+        write_image(out / f"{name}-{task}.png", contact_sheet(to_uint8(rows), columns=15, labels=labels))
 
 
 def main() -> None:
@@ -242,17 +241,17 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100, help="held-out clips measured (%(default)s)")
     parser.add_argument("--futures", type=int, default=100, help="drawn for each clip (%(default)s)")
     arguments = parser.parse_args()
-    refuse_models(parser, arguments)
+    validate_models(parser, arguments)
     if arguments.clips < 2 or min(arguments.futures, arguments.given, arguments.predicted) < 1:
         parser.error("--clips must be at least 2, --futures, --given and --predicted at least 1")
     size = {"frames": arguments.given + TRAINED, "height": SIDE, "width": SIDE}
     chosen = experiments(parser, arguments, source="moving-mnist", **size)
 
-    run.keep_freed_memory()
+    keep_freed_memory()
     digits, out = read_digits(arguments.digits), arguments.out
     seen, held_out = digits[:-HELD_OUT], digits[-HELD_OUT:]
     source = MovingMNIST(held_out, arguments.given + arguments.predicted)
-    truth = source.batch(0, arguments.clips, seed=0).frames[:, :, :1]
+    truth = source.batch(0, arguments.clips, seed=0).to(CPU).frames[:, :, :1]
     models = models_of(seen, chosen, arguments)
     models = {name: model for name, model in models.items() if predicts(name, model, truth, arguments)}
     curves, sheet = measure(models, truth, arguments)
@@ -261,10 +260,10 @@ def main() -> None:
     for metric in METRICS:
         unit = "PSNR, dB" if metric == "PSNR" else metric
         lines = {name: (frame, values[metric].mean(0).numpy()) for name, values in curves.items()}
-        write_sheet(out / f"{metric.lower()}.png", plot(lines, title=unit, x="frame after those given"))
+        write_image(out / f"{metric.lower()}.png", plot(lines, title=unit, x="frame after those given"))
     names, rows = zip(*sheet, strict=True)
     pixels = to_uint8(torch.stack(rows).expand(-1, -1, 3, -1, -1))
-    write_sheet(out / "futures.png", contact_sheet(pixels, columns=15, labels=names))
+    write_image(out / "futures.png", contact_sheet(pixels, columns=15, labels=names))
     for name, model in models.items():
         show_masks(name, model, held_out, out)
     with (out / "curves.csv").open("w", newline="") as file:

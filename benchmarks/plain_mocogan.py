@@ -20,7 +20,7 @@ __all__ = ["Players", "build", "step"]
 FRAMES, CONTENT, MOTION, SIGMA = 16, 50, 10, 0.1  # frames of 64x64 pixels
 
 
-class Noise(nn.Module):
+class Seeds(nn.Module):
     """Gaussian noise on the input of a critic's layer."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def _image_critic(ndf: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, o in pairwise((3, ndf, 2 * ndf, 4 * ndf)):
         norm = [nn.BatchNorm2d(o)] if i != 3 else []
-        layers += [Noise(), nn.Conv2d(i, o, 4, 2, 1, bias=False), *norm, nn.LeakyReLU(0.2, True)]
-    return nn.Sequential(*layers, Noise(), nn.Conv2d(4 * ndf, 1, 4, 2, 1, bias=False))
+        layers += [Seeds(), nn.Conv2d(i, o, 4, 2, 1, bias=False), *norm, nn.LeakyReLU(0.2, True)]
+    return nn.Sequential(*layers, Seeds(), nn.Conv2d(4 * ndf, 1, 4, 2, 1, bias=False))
 
 
 def _video_critic(categories: int, ndf: int) -> nn.Sequential:
@@ -78,7 +78,7 @@ def _video_critic(categories: int, ndf: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, o in pairwise((3, ndf, 2 * ndf, 4 * ndf, 8 * ndf)):
         norm = [nn.BatchNorm3d(o)] if i != 3 else []
-        layers += [Noise(), nn.Conv3d(i, o, 4, (1, 2, 2), (0, 1, 1), bias=False), *norm, nn.LeakyReLU(0.2, True)]
+        layers += [Seeds(), nn.Conv3d(i, o, 4, (1, 2, 2), (0, 1, 1), bias=False), *norm, nn.LeakyReLU(0.2, True)]
     return nn.Sequential(*layers, nn.Conv3d(8 * ndf, 1 + categories, 4, bias=False), nn.Flatten())
 
 

@@ -1,23 +1,24 @@
-"""MoCoGAN's Table 1 on Shape Motion, at equal wall-clock: does a clip keep its content, and make the motion asked for?
+"""MoCoGAN's Table 1 on Shape Motion, at equal wall-clock: whether clips keep their content and move as they should.
 
     python benchmarks/shape_motion.py --minutes 20 --seeds 0 1 2 --out runs/shape-motion
 
-Every family is trained for so many minutes from each seed, on clips of 16 frames at 32x32, with the same losses; the
-same command goes on where an earlier one stopped, and only measures where nothing is left to train. Processes with
+Every family is trained for --minutes from each seed, on clips of 16 frames at 32x32, with the same losses; the same
+command continues where an earlier one stopped, and only measures where nothing is left to train. Processes with
 other --families or --seeds may train at the same time, each on cores of its own (taskset and OMP_NUM_THREADS on Linux).
 
 Measured are 256 clips of 16 frames a seed:
 
-- ACD: the Average Content Distance of metrics/acd.py, 0 to 255: how much a shape's colour changes within a clip.
-- between: the mean distance of the mean colours of two clips. A model that draws nothing, or the same grey spot again
-  and again, has a low ACD as well; only one that is low beside this says that content is kept.
-- spots: the share of frames that hold one compact bright thing: the brightest pixel is at least 50 of 255 and all that
-  are at least half as bright lie in a box whose sides are the largest shape's and 2 pixels.
-- of spots: the ACD over those frames alone, of the clips that have two: a frame without a spot has no content to keep.
-- control: the motion control score of metrics/control.py, for families that take labels: 256 clips, half of each.
+- ACD: the Average Content Distance of metrics/acd.py, 0 to 255: how much the colour of a shape changes in a clip.
+- between: the mean distance of the mean colours of two clips. A model that draws nothing, or always the same grey spot,
+  has a low ACD as well; only an ACD that is low beside this means that content is kept.
+- spots: the share of frames with one compact bright object: the brightest pixel is at least 50 of 255 and all that are
+  at least half as bright lie in a box whose sides are the largest shape's and 2 pixels.
+- of spots: the ACD over those frames only, of the clips that have two: a frame without a spot has no content to keep.
+- control: the share of clips whose motion, classified by shape_measures.py, is that of the label, for families that
+  accept labels: 256 clips, half of each.
 
 "real" is another 256 clips of the world. Intervals are bootstrapped over clips; the last rows of a family are the mean
-and the deviation over seeds. A sheet of 8 clips of each run is left beside it.
+and the deviation over seeds. A sheet of 8 clips of each run is written beside it.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
-from runs import trained
+from runs import CPU, trained
+from shape_measures import MotionClassifier, motion_control, shape_colour, train_classifier
 from torch import Tensor
 
-from kinema import run
-from kinema.checkpoint import find
-from kinema.commands.sample import write_sheet
 from kinema.data.clips import DataConfig
-from kinema.data.write import contact_sheet, from_uint8
+from kinema.data.writing import contact_sheet, from_uint8, write_image
+from kinema.experiment import Experiment, TrainConfig
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.tgan import TGANConfig
 from kinema.families.vgan import VGANConfig
 from kinema.family import FamilyConfig
-from kinema.metrics.acd import acd, shape_colour
-from kinema.metrics.bootstrap import mean_interval
-from kinema.metrics.control import MotionClassifier, motion_control, train_classifier
-from kinema.sample import Model
-from kinema.train import Experiment, TrainConfig
-from kinema.types import Noise
+from kinema.metrics.acd import acd
+from kinema.metrics.statistics import mean_interval
+from kinema.runtime.device import detect_runtime
+from kinema.runtime.memory import keep_freed_memory
+from kinema.sampling.model import Model
+from kinema.sampling.request import GenerateRequest
 from kinema.worlds.shape_motion import SIZES, ShapeMotion
+from kinema.zoo.files import find_model_file
 
 FRAMES, SIDE = 16, 32
 LABELS = (0, 1)
@@ -60,7 +61,7 @@ PAPER = {"vgan": 5.02, "tgan": 2.08, "mocogan": 1.79}
 SHOWN = 8  # clips on a sheet
 HEADERS = "family", "seed", "steps", "ACD", "95 %", "paper", "between", "spots", "of spots", "control", "95 %"
 
-RECIPE: Any = {"loss": "relativistic", "penalty": 2.0, "penalty_falls": 1_000}
+RECIPE: Any = {"loss": "relativistic", "penalty": 2.0, "penalty_decay_steps": 1_000}
 MOCOGAN = MoCoGANConfig(ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, **RECIPE)
 FAMILIES: dict[str, FamilyConfig] = {
     "vgan": VGANConfig(ngf=32, ndf=32, norm="none", **RECIPE),
@@ -74,7 +75,7 @@ FAMILIES: dict[str, FamilyConfig] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One run's numbers, a value a clip; the distance between clips is one of the whole."""
+    """One run's measures: a value a clip, but for the distance between clips."""
 
     acd: Float[Tensor, " N"]
     between: float
@@ -84,11 +85,11 @@ class Measured:
 
 
 def experiment(name: str, seed: int, minutes: float) -> Experiment:
-    """How a family is trained for as long as was asked."""
+    """How a family is trained."""
     return Experiment(
         FAMILIES[name],
         DataConfig(source="shape-motion", frames=FRAMES, height=SIDE, width=SIDE),
-        TrainConfig(minutes=minutes, batch=8, lr=1e-3, clip_norm=1.0, average=0.995, seed=seed),
+        TrainConfig(minutes=minutes, batch=8, lr=1e-3, clip_norm=1.0, ema_decay=0.995, seed=seed),
     )
 
 
@@ -96,8 +97,8 @@ def measure(frames: Float[Tensor, "N T 3 H W"]) -> tuple[Tensor, float, Tensor, 
     """The fields of `Measured` that need no labels."""
     within, colours, spots = [], [], []
     for part in frames.split(32):
-        within.append(acd(part))
         colours.append(shape_colour(part))
+        within.append(acd(colours[-1]))
         spots.append(one_spot(part))
     colour, spot = torch.cat(colours), torch.cat(spots).float()  # [N, T, 3] and [N, T]
     count = len(colour)
@@ -108,7 +109,7 @@ def measure(frames: Float[Tensor, "N T 3 H W"]) -> tuple[Tensor, float, Tensor, 
 
 
 def one_spot(frames: Float[Tensor, "B T 3 H W"]) -> Tensor:
-    """Whether each frame holds one compact bright thing [B, T]."""
+    """Whether each frame has one compact bright object [B, T]."""
     brightness = ((frames + 1) * 127.5).amax(2)
     brightest = brightness.amax((2, 3))
     shape = brightness >= brightest[..., None, None] / 2
@@ -123,14 +124,14 @@ def one_spot(frames: Float[Tensor, "B T 3 H W"]) -> Tensor:
 
 
 def of_model(model: Model, classifier: MotionClassifier, clips: int) -> Measured:
-    """What a trained model's clips show."""
-    noise = Noise(tuple(range(FIRST, FIRST + clips)))
+    """The measures of a trained model's clips."""
     labels = LABELS if "label" in model.family.accepts else None
-    frames = from_uint8(model.clips(noise, FRAMES, labels=labels))
+    request = GenerateRequest(tuple(range(FIRST, FIRST + clips)), FRAMES, labels=labels)
+    frames = from_uint8(model.generate(request))
     control = None
     if labels:
-        asked = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
-        control = motion_control(classifier, frames, asked, model.run)
+        wanted = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
+        control = motion_control(classifier, frames, wanted, model.runtime)
     return Measured(*measure(frames), control)
 
 
@@ -146,7 +147,7 @@ def main() -> None:
     if arguments.clips < 2 or arguments.minutes <= 0:
         parser.error("--clips must be at least 2 and --minutes more than 0")
 
-    run.keep_freed_memory()
+    keep_freed_memory()
     models = {
         name: {
             seed: trained(experiment(name, seed, arguments.minutes), arguments.out / f"{name}-{seed}")
@@ -154,11 +155,11 @@ def main() -> None:
         }
         for name in arguments.families
     }
-    world, place = ShapeMotion(FRAMES, SIDE, SIDE), run.start()
-    classifier = train_classifier(world, place)
-    real = world.batch(0, arguments.clips, seed=FIRST)
-    assert real.given.label is not None
-    truth = Measured(*measure(real.frames), motion_control(classifier, real.frames, real.given.label, place))
+    world, runtime = ShapeMotion(FRAMES, SIDE, SIDE), detect_runtime()
+    classifier = train_classifier(world, runtime)
+    real = world.batch(0, arguments.clips, seed=FIRST).to(CPU)
+    assert real.conditions.label is not None
+    truth = Measured(*measure(real.frames), motion_control(classifier, real.frames, real.conditions.label, runtime))
 
     shown = f"{arguments.clips} clips of {FRAMES} frames, {arguments.minutes:g} minutes a run"
     table = Table(title=f"Shape Motion {SIDE}x{SIDE}, {shown}")
@@ -170,11 +171,11 @@ def main() -> None:
         found = []
         for seed, model in runs.items():
             found.append(of_model(model, classifier, arguments.clips))
-            steps = find(arguments.out / f"{name}-{seed}").name.removeprefix("step-")
+            steps = find_model_file(arguments.out / f"{name}-{seed}").parent.name.removeprefix("step-")
             _row(table, (name, str(seed), f"{int(steps):,}"), found[-1], f"{PAPER.get(name, '')}")
             labels = None if found[-1].control is None else LABELS
-            clips = model.clips(Noise(tuple(range(SHOWN))), FRAMES, labels=labels)
-            write_sheet(arguments.out / f"{name}-{seed}.png", contact_sheet(clips, columns=8))
+            clips = model.generate(GenerateRequest(tuple(range(SHOWN)), FRAMES, labels=labels))
+            write_image(arguments.out / f"{name}-{seed}.png", contact_sheet(clips, columns=8))
         if len(found) > 1:
             _summary(table, name, found)
     Console(width=130).print(table)

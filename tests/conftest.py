@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kinema.cli import main
+from kinema.cli.main import main
+from kinema.codecs.video_vae import VideoVAEConfig
 from kinema.data.clips import DataConfig
+from kinema.experiment import Experiment, TrainConfig
 from kinema.families.mocogan import MoCoGANConfig
-from kinema.families.video_vae import VideoVAEConfig
-from kinema.run import Run
-from kinema.train import Experiment, TrainConfig, train
+from kinema.runtime.device import Runtime
+from kinema.training.loop import train
 from kinema.worlds.shape_motion import ShapeMotion
 
 Tiny = Callable[..., Experiment]
@@ -48,9 +49,9 @@ def world() -> ShapeMotion:
 
 
 @pytest.fixture
-def cpu() -> Run:
+def cpu() -> Runtime:
     """A CPU in float32."""
-    return Run(torch.device("cpu"), torch.float32)
+    return Runtime(torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +78,7 @@ def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         family = VideoVAEConfig(space=4, channels=3, hidden=4, levels=levels)
         experiment = Experiment(family, DataConfig(frames=9, height=16, width=32), TrainConfig(steps=2, batch=2))
         out = tmp_path_factory.mktemp("codec")
-        train(experiment, out, run=Run(torch.device("cpu"), torch.float32))
+        train(experiment, out, runtime=Runtime(torch.device("cpu"), torch.float32))
         return str(out)
 
     return make

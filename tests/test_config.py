@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
 
-from kinema.config import assigned, from_dict, to_dict
-from kinema.family import Facts
+from kinema.config import from_dict, to_dict
+from kinema.experiment import Experiment
 from kinema.presets import PRESETS
-from kinema.train import Experiment
+from kinema.types import ClipSpec
 
 
 @dataclass(frozen=True)
@@ -81,32 +80,11 @@ def test_what_does_not_fit_is_refused_by_name(values: Any, message: str) -> None
 
 @pytest.mark.parametrize(("family", "name"), [(family, name) for family in PRESETS for name in PRESETS[family]])
 def test_every_preset_survives_a_checkpoint(family: str, name: str) -> None:
-    facts = Facts(16, 64, 48, fps=25.0, classes=("up", "left"))
+    spec = ClipSpec(16, 64, 48, fps=25.0, classes=("up", "left"))
     experiment = PRESETS[family][name]()
-    assert Experiment.from_dict(through_json(experiment.to_dict(facts)), "here") == (experiment, facts)
+    assert Experiment.from_dict(through_json(experiment.to_dict(spec)), "here") == (experiment, spec)
 
 
 def test_foreign_values_are_not_an_experiment() -> None:
     with pytest.raises(ValueError, match=r"^here: not a kinema configuration"):
         Experiment.from_dict({"model": "other"}, "here")
-
-
-def test_words_assign_fields() -> None:
-    words = ["steps=3", "kind=fast", "name=1 of 2", 'inner={"rate": 2}', "pairs=[]"]
-    assert assigned(Outer("a", pairs=(("x", 1.0),)), words, "here") == Outer("1 of 2", 3, "fast", (), Inner(rate=2.0))
-    assert assigned(Inner(rate=1.0), ["rate=null"], "here") == Inner()
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("steps", "here: 'steps' says no value: write it as name=value"),
-        ("step=3", "here: unknown key 'step'; did you mean 'steps'?"),
-        ("steps=3.5", "here: steps: "),
-        ("kind=7", "here: kind: "),
-        ("steps=0", "here: steps must be at least 1"),
-    ],
-)
-def test_words_that_fit_no_field_are_refused(word: str, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        assigned(Outer("a"), [word], "here")

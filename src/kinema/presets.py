@@ -1,83 +1,84 @@
-"""Complete configurations, by family and name; every field can still be overridden."""
+"""Complete configurations by family and name; every field can be overridden."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from kinema.codecs.video_vae import VideoVAEConfig
 from kinema.data.clips import DataConfig
+from kinema.experiment import Experiment, TrainConfig
 from kinema.families.latent_dit import LatentDiTConfig, LatentDiTSampling
 from kinema.families.mocogan import MoCoGANConfig
 from kinema.families.svg_lp import SVGLPConfig
 from kinema.families.tgan import TGANConfig
 from kinema.families.token_transformer import TokenTransformerConfig
 from kinema.families.vgan import VGANConfig
-from kinema.families.video_vae import VideoVAEConfig
-from kinema.train import Experiment, TrainConfig
+from kinema.registry import FAMILIES
 
 __all__ = ["PRESETS", "preset"]
 
 
 def latent_dit_cpu() -> Experiment:
-    """For a laptop: 64x64, 16 frames as pixels, 2 frames of 8x8 a token, a moving average."""
+    """For a laptop: pixels of 16 frames at 64x64, patches of 2 frames of 8x8 pixels."""
     family = LatentDiTConfig(patch=(2, 8), attention="factorised", parameterisation="data", shift=4.0)
     return Experiment(family, DataConfig(), _denoising())
 
 
 def latent_dit_latent() -> Experiment:
-    """For a laptop with a codec trained into runs/codec (or --family.codec): 64x64, 17 frames as 5x8x8 latents."""
+    """For a laptop, with a codec in runs/codec (or --family.codec): 17 frames of 64x64 as 5x8x8 latents."""
     return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising())
 
 
 def latent_dit_sprites() -> Experiment:
-    """The model that ships: the sprite world, 64x64, 17 frames as latents of video-vae's "sprites" in runs/codec."""
-    sampling = LatentDiTSampling(steps=16, solver="ddpm", guidance=3.0, shift=3.0, lag=0.25, candidates=4)
+    """The shipped model: the sprite world, 17 frames of 64x64, with video-vae's preset sprites in runs/codec."""
+    sampling = LatentDiTSampling(steps=16, solver="ddpm", guidance=3.0, shift=3.0, stagger=0.25, candidates=4)
     family = LatentDiTConfig(
         codec="runs/codec",
         patch=(1, 2),
         hidden=256,
         depth=7,
         shift=6.0,
-        completing=0.4,
-        rolling=0.7,
+        context_rate=0.4,
+        staggered_rate=0.7,
         sampling=sampling,
     )
-    train = replace(_denoising(), batch=48, optimizer="muon", lr=2e-3, average=0.999, compile=True)
-    return Experiment(family, DataConfig("sprites", frames=17, latents=64_000), train)
+    train = replace(_denoising(), batch=48, optimizer="muon", lr=2e-3, ema_decay=0.999)
+    return Experiment(family, DataConfig("sprites", frames=17, cache_latents=64_000), train)
 
 
 def latent_dit_gpu() -> Experiment:
-    """For one GPU with a codec trained into runs/codec: DiT's S size, 384 channels in 12 blocks, 32 clips a step."""
+    """For one GPU, with a codec in runs/codec: DiT-S with 384 channels and 12 blocks, 32 clips a step."""
     family = LatentDiTConfig(codec="runs/codec", hidden=384, depth=12, heads=6)
-    return Experiment(family, DataConfig(frames=17), replace(_denoising(), batch=32, lr=3e-4, average=0.999))
+    return Experiment(family, DataConfig(frames=17), replace(_denoising(), batch=32, lr=3e-4, ema_decay=0.999))
 
 
 def _denoising() -> TrainConfig:
-    return TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998)
+    return TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, ema_decay=0.998)
 
 
 def mocogan_paper() -> Experiment:
-    """The authors' network and recipe at 64x64, 16 frames: 32 clips a step, noise in the critics, no average."""
-    return Experiment(MoCoGANConfig(), DataConfig(), TrainConfig(batch=32, average=0.0))
+    """The authors' network and recipe at 64x64, 16 frames: 32 clips a step, noise in the critics, no moving average."""
+    return Experiment(MoCoGANConfig(), DataConfig(), TrainConfig(batch=32, ema_decay=0.0))
 
 
 def mocogan_cpu() -> Experiment:
     """For a laptop and tens to thousands of clips: fewer channels, augmentation and a moving average."""
-    return Experiment(_small_data(ngf=32, ndf=16), DataConfig(), TrainConfig(batch=16, average=0.998))
+    return Experiment(_small_data(ngf=32, ndf=16), DataConfig(), TrainConfig(batch=16, ema_decay=0.998))
 
 
 def mocogan_demo() -> Experiment:
-    """What a laptop learns of Shape Motion in two minutes: 32x32, 10 frames, relativistic with R1 and R2."""
+    """For Shape Motion in two minutes on a laptop: 10 frames of 32x32, relativistic loss with R1 and R2."""
     family = MoCoGANConfig(
         ngf=32, coordinates=True, ndf=16, ndf_image=32, norm="none", noise=0.0, loss="relativistic", penalty=2.0
     )
-    train = TrainConfig(batch=8, lr=1e-3, clip_norm=1.0, average=0.99)
+    train = TrainConfig(batch=8, lr=1e-3, clip_norm=1.0, ema_decay=0.99)
     return Experiment(family, DataConfig(frames=10, height=32, width=32), train)
 
 
 def mocogan_gpu() -> Experiment:
-    """The recipe of "cpu" on one GPU: the authors' channels, four times the clips a step."""
-    return Experiment(_small_data(ngf=64, ndf=64), DataConfig(), TrainConfig(batch=64, average=0.999))
+    """The preset cpu for one GPU: the authors' channels, four times the clips a step."""
+    return Experiment(_small_data(ngf=64, ndf=64), DataConfig(), TrainConfig(batch=64, ema_decay=0.999))
 
 
 def _small_data(ngf: int, ndf: int) -> MoCoGANConfig:
@@ -85,66 +86,66 @@ def _small_data(ngf: int, ndf: int) -> MoCoGANConfig:
 
 
 def svg_lp_paper() -> Experiment:
-    """The authors' network and recipe for Moving MNIST: 5 of 15 frames given, 100 clips a step, no average."""
+    """The authors' network and recipe for Moving MNIST: 5 of 15 frames known, 100 clips a step, no moving average."""
     return Experiment(
-        SVGLPConfig(), DataConfig(frames=15), TrainConfig(batch=100, lr=2e-3, betas=(0.9, 0.999), average=0.0)
+        SVGLPConfig(), DataConfig(frames=15), TrainConfig(batch=100, lr=2e-3, betas=(0.9, 0.999), ema_decay=0.0)
     )
 
 
 def svg_lp_cpu() -> Experiment:
-    """For a laptop: 5 of 16 frames given, half the channels, fewer clips a step and a moving average."""
+    """For a laptop: 5 of 16 frames known, half the channels, fewer clips a step and a moving average."""
     return Experiment(
-        SVGLPConfig(channels=32), DataConfig(), TrainConfig(batch=16, lr=1e-3, betas=(0.9, 0.999), average=0.998)
+        SVGLPConfig(channels=32), DataConfig(), TrainConfig(batch=16, lr=1e-3, betas=(0.9, 0.999), ema_decay=0.998)
     )
 
 
 def tgan_paper() -> Experiment:
-    """The authors' network and recipe at 64x64, 16 frames, 32 clips a step; AdamW stands in for their RMSprop."""
-    return Experiment(TGANConfig(), DataConfig(), TrainConfig(batch=32, lr=5e-5, betas=(0.0, 0.99), average=0.0))
+    """The authors' network and recipe at 64x64, 16 frames, 32 clips a step; AdamW in place of their RMSprop."""
+    return Experiment(TGANConfig(), DataConfig(), TrainConfig(batch=32, lr=5e-5, betas=(0.0, 0.99), ema_decay=0.0))
 
 
 def tgan_cpu() -> Experiment:
-    """For a laptop: fewer channels, the cross-entropy without clipping, augmentation and a moving average."""
+    """For a laptop: fewer channels, cross-entropy without clipping, augmentation and a moving average."""
     family = TGANConfig(ngf=16, ndf=32, loss="vanilla", clip_every=0, augment=True)
-    return Experiment(family, DataConfig(), TrainConfig(batch=16, average=0.998))
+    return Experiment(family, DataConfig(), TrainConfig(batch=16, ema_decay=0.998))
 
 
 def token_transformer_cpu() -> Experiment:
-    """For a laptop, with --family.codec RUN: 17 frames of 64x64 as 320 tokens, one by one, 6.6M weights."""
+    """For a laptop, with --family.codec RUN: 17 frames of 64x64 as 320 tokens, autoregressive, 6.6M weights."""
     return _tokens(TokenTransformerConfig())
 
 
 def token_transformer_masked() -> Experiment:
-    """The same, but all tokens of a clip in 12 steps."""
+    """The preset cpu with masked decoding: all tokens of a clip in 12 steps."""
     return _tokens(TokenTransformerConfig(mode="masked"))
 
 
 def _tokens(family: TokenTransformerConfig) -> Experiment:
-    train = TrainConfig(batch=16, lr=5e-4, betas=(0.9, 0.95), clip_norm=1.0, average=0.998)
+    train = TrainConfig(batch=16, lr=5e-4, betas=(0.9, 0.95), clip_norm=1.0, ema_decay=0.998)
     return Experiment(family, DataConfig(frames=17), train)
 
 
 def vgan_paper() -> Experiment:
     """The authors' network and recipe: 64x64, 32 frames, 64 clips a step."""
-    return Experiment(VGANConfig(), DataConfig(frames=32), TrainConfig(batch=64, average=0.0))
+    return Experiment(VGANConfig(), DataConfig(frames=32), TrainConfig(batch=64, ema_decay=0.0))
 
 
 def vgan_cpu() -> Experiment:
     """For a laptop and tens to thousands of clips: fewer channels, augmentation and a moving average."""
-    return Experiment(VGANConfig(ngf=32, ndf=32, augment=True), DataConfig(), TrainConfig(batch=16, average=0.998))
+    return Experiment(VGANConfig(ngf=32, ndf=32, augment=True), DataConfig(), TrainConfig(batch=16, ema_decay=0.998))
 
 
 def video_vae_cpu() -> Experiment:
-    """For a laptop: 64x64, 17 frames as 5x8x8 Gaussian latents; tokens with --family.levels 8 5 5 5."""
+    """For a laptop: 17 frames of 64x64 as 5x8x8 Gaussian latents; tokens with --family.levels 8 5 5 5."""
     return Experiment(
         VideoVAEConfig(),
         DataConfig(frames=17),
-        TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average=0.998),
+        TrainConfig(batch=8, lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, ema_decay=0.998),
     )
 
 
 def video_vae_sprites() -> Experiment:
-    """The codec of the model that ships: the sprite world, 17 frames as 5x8x8 latents that forgive some noise."""
+    """The codec of the shipped model: the sprite world, 17 frames as 5x8x8 latents, trained with noise."""
     family = VideoVAEConfig(fold=4, hidden=48, noise=0.4)
     return Experiment(family, DataConfig("sprites", frames=17), replace(video_vae_cpu().train, batch=4))
 
@@ -165,10 +166,13 @@ PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
 }
 
 
-def preset(family: str, name: str) -> Experiment:
-    """The configuration called `name` of a family; raises ValueError, with the names there are."""
-    if family not in PRESETS:
-        raise ValueError(f"there is no family {family!r}; there are {', '.join(PRESETS)}")
-    if name not in PRESETS[family]:
-        raise ValueError(f"{family} has no preset {name!r}; it has {', '.join(PRESETS[family])}")
-    return PRESETS[family][name]()
+def preset(family: str, name: str = "cpu") -> Experiment:
+    """The preset `name` of a family; raises ValueError, with the names that exist.
+
+    A family of another package has one preset, "cpu", with its defaults.
+    """
+    config = FAMILIES[family]
+    presets = PRESETS.get(family, {"cpu": lambda: Experiment(config())})
+    if name not in presets:
+        raise ValueError(f"{family} has no preset {name!r}; it has {', '.join(presets)}")
+    return presets[name]()

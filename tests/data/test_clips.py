@@ -11,8 +11,10 @@ from PIL import Image
 
 from kinema.data import clips, decoded
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, open_source
-from kinema.data.decoded import fit
+from kinema.data.decoded import crop_and_resize
 from kinema.data.folder import Skipped
+from kinema.data.readers.base import Clip
+from kinema.data.readers.video import VideoReader
 
 
 @pytest.fixture
@@ -45,44 +47,54 @@ def five(make_clip, config):
 
 def which(batch) -> list[int]:
     """The numbers of the clips in a batch of `five`."""
-    return [round(float(frames[0, 0, 0, 0] + 1) * 127.5 / 50) for frames in batch.frames]
+    return [round(int(frames[0, 0, 0, 0]) / 50) for frames in batch.frames]
 
 
 def test_batch(five):
     source = FolderSource(five())
-    assert (source.facts.frames, source.facts.height, source.facts.width) == (4, 32, 32)
-    assert source.facts.fps == 25 and source.facts.classes == () and source.skipped == ()
+    assert (source.spec.frames, source.spec.height, source.spec.width) == (4, 32, 32)
+    assert source.spec.fps == 25 and source.spec.classes == () and source.skipped == ()
     batch = source.batch(3, 6, seed=1)
-    assert batch.frames.shape == (6, 4, 3, 32, 32) and batch.frames.dtype == torch.float32
-    assert batch.frames.is_contiguous() and batch.given.present == frozenset()
-    levels = ((batch.frames[:, :, 0, 16, 16] + 1) * 127.5).round()
-    assert torch.equal(levels.diff(dim=1), torch.full((6, 3), 10.0))  # frames follow each other
+    assert batch.frames.shape == (6, 4, 3, 32, 32) and batch.frames.dtype == torch.uint8
+    assert batch.frames.is_contiguous() and batch.conditions.present == frozenset()
+    levels = batch.frames[:, :, 0, 16, 16].int()
+    assert torch.equal(levels.diff(dim=1), torch.full((6, 3), 10, dtype=torch.int32))  # frames follow each other
 
 
 def test_range_reaches_both_ends(make_clip, config):
     images = np.zeros((4, 32, 32, 3), np.uint8)
     images[:, :16] = 255
     make_clip("set/a.mkv", images=images, codec="ffv1", pixels="bgr0")
-    frames = FolderSource(config()).batch(0, 1, seed=0).frames
-    assert torch.equal(frames.unique(), torch.tensor([-1.0, 1.0]))
+    batch = FolderSource(config()).batch(0, 1, seed=0)
+    assert batch.frames.unique().tolist() == [0, 255]
+    assert torch.equal(batch.to(torch.device("cpu")).frames.unique(), torch.tensor([-1.0, 1.0]))
 
 
 def test_every_start_is_drawn_and_none_beyond_the_end(five):
     source = FolderSource(five(frames=8))
-    starts = ((source.batch(0, 200, seed=0).frames[:, 0, 0, 16, 16] + 1) * 127.5).round()
+    starts = source.batch(0, 200, seed=0).frames[:, 0, 0, 16, 16]
     assert starts.unique().tolist() == [0, 10, 20]
 
 
 def test_an_epoch_has_every_clip_once_whatever_the_batch_size_and_the_ranks(five):
     source = FolderSource(five())
-    alone = [n for step in range(5) for n in which(source.batch(step, 4, seed=7))]
-    assert [sorted(alone[k : k + 5]) for k in range(0, 20, 5)] == [[0, 1, 2, 3, 4]] * 4
-    assert len({tuple(alone[k : k + 5]) for k in range(0, 20, 5)}) > 1  # each epoch in its own order
+    single = [n for step in range(5) for n in which(source.batch(step, 4, seed=7))]
+    assert [sorted(single[k : k + 5]) for k in range(0, 20, 5)] == [[0, 1, 2, 3, 4]] * 4
+    assert len({tuple(single[k : k + 5]) for k in range(0, 20, 5)}) > 1  # each epoch in its own order
     shared = [
         n for step in range(5) for rank in (0, 1) for n in which(source.batch(step, 2, seed=7, rank=rank, ranks=2))
     ]
-    assert shared == alone
-    assert which(source.batch(0, 20, seed=7)) == alone
+    assert shared == single
+    assert which(source.batch(0, 20, seed=7)) == single
+
+
+def test_an_epoch_is_permuted_once(monkeypatch):
+    permuted, generator = list[object](), np.random.default_rng
+    monkeypatch.setattr(clips.np.random, "default_rng", lambda key: permuted.append(key) or generator(key))
+    numbers = [n for step in range(50) for n in clips.shuffled(1000, step * 20, 20, seed=98765)]
+    assert sorted(numbers) == list(range(1000)) and permuted == [(98765, 0, 0)]
+    across = clips.shuffled(1000, 990, 1020, seed=98765)
+    assert across[:10] == numbers[-10:] and sorted(across[10:1010]) == list(range(1000)) and len(across) == 1020
 
 
 def test_batches_are_a_function_of_seed_step_and_rank(five):
@@ -108,10 +120,10 @@ def test_labels_and_captions(five, tmp_path):
     source = FolderSource(five())
     batch = source.batch(0, 7, seed=0)
     numbers = which(batch)
-    assert source.facts.classes == ("9", "10")
-    assert batch.given.label is not None and batch.given.label.dtype == torch.int64
-    assert batch.given.label.tolist() == [1 - n % 2 for n in numbers]
-    assert batch.given.text == tuple(f"clip {n}" for n in numbers)
+    assert source.spec.classes == ("9", "10")
+    assert batch.conditions.label is not None and batch.conditions.label.dtype == torch.int64
+    assert batch.conditions.label.tolist() == [1 - n % 2 for n in numbers]
+    assert batch.conditions.text == tuple(f"clip {n}" for n in numbers)
 
 
 def test_bad_files_are_listed_and_the_rest_is_used(five, make_clip, tmp_path):
@@ -128,10 +140,10 @@ def test_bad_files_are_listed_and_the_rest_is_used(five, make_clip, tmp_path):
 
 
 def test_rate_of_the_source(five, make_clip):
-    assert FolderSource(five(fps=12.5)).facts.fps == 12.5
+    assert FolderSource(five(fps=12.5)).spec.fps == 12.5
     assert FolderSource(five(fps=50.0, frames=20)).batch(0, 2, seed=0).frames.shape[1] == 20
     make_clip("set/other.mp4", rate=30)
-    assert FolderSource(five()).facts.fps is None
+    assert FolderSource(five()).spec.fps is None
 
 
 def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
@@ -141,47 +153,50 @@ def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
     make_clip("set/tall.mkv", images=images.transpose(0, 2, 1, 3), codec="ffv1", pixels="bgr0")
     frames = FolderSource(config(height=20, width=20)).batch(0, 2, seed=0).frames
     assert frames.shape[-2:] == (20, 20)
-    assert frames.min() == 1
+    assert frames.min() == 255
     make_clip("set/small.mkv", 4, size=(8, 8), codec="ffv1")
     assert FolderSource(config(height=20, width=28)).batch(0, 3, seed=0).frames.shape[-2:] == (20, 28)
 
 
 def test_frames_are_resized_as_pillow_resizes_them():
     frames = np.random.default_rng(0).integers(0, 256, (3, 60, 91, 3), np.uint8)
-    fitted = fit(frames, 20, 30)
+    fitted = crop_and_resize(frames, 20, 30)
     for frame, one in zip(frames, fitted, strict=True):
         cut = Image.fromarray(frame).crop((0, 0, 90, 60))  # as wide as 20x30 wants it, in whole pixels
         expected = np.asarray(cut.resize((30, 20), Image.Resampling.BICUBIC))
         assert np.abs(one.astype(int) - expected).max() <= 1
-        assert np.array_equal(fit(frame, 20, 30), one)
-    assert fit(frames, 60, 91) is frames
+        assert np.array_equal(crop_and_resize(frame, 20, 30), one)
+    assert crop_and_resize(frames, 60, 91) is frames
 
 
 def test_a_video_whose_frames_change_in_size_is_read(five, monkeypatch):
     sizes = [(32, 32)] * 5 + [(16, 24)] * 5
     frames = [np.full((*size, 3), 100 + k, np.uint8) for k, size in enumerate(sizes)]
-    monkeypatch.setattr(decoded, "read_frames", lambda path, **options: iter(frames))
-    kept = FolderSource(five()).read([(0, 3)]).frames[0]
-    assert ((kept + 1) * 127.5).mean((1, 2, 3)).round().tolist() == [103, 104, 105, 106]
+    monkeypatch.setattr(VideoReader, "frames", lambda self, clip, fps, threads: iter(frames))
+    read = FolderSource(five()).read([(0, 3)]).frames[0]
+    assert read.float().mean((1, 2, 3)).round().tolist() == [103, 104, 105, 106]
 
 
 def decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are decoded from now on."""
-    calls, read = list[str](), decoded.read_frames
-    monkeypatch.setattr(
-        decoded, "read_frames", lambda path, **options: calls.append(path.name) or read(path, **options)
-    )
+    calls, frames = list[str](), VideoReader.frames
+
+    def recorded(self: VideoReader, clip: Clip, fps: float | None = None, threads: int = 0):
+        calls.append(clip.path.name)
+        return frames(self, clip, fps, threads)
+
+    monkeypatch.setattr(VideoReader, "frames", recorded)
     return calls
 
 
 def test_files_are_decoded_when_they_are_asked_for_and_a_few_ahead(five, tmp_path, monkeypatch):
-    monkeypatch.setattr(clips, "AHEAD", 2)
+    monkeypatch.setattr(clips, "PREFETCH", 2)
     calls = decoding(monkeypatch)
     (tmp_path / "set" / "4.mkv").write_bytes((tmp_path / "set" / "4.mkv").read_bytes()[:-200])
     (tmp_path / "set" / "5.mkv").write_bytes(b"nothing")
     source = FolderClips(five())
     assert [clip.path.name for clip in source.clips] == [f"{n}.mkv" for n in range(5)]
-    assert calls == [] and source.facts.fps and [skip.name for skip in source.skipped] == ["5.mkv"]
+    assert calls == [] and source.spec.fps and [skip.name for skip in source.skipped] == ["5.mkv"]
     coming = source.decode([3, 4, 1, 0, 2])
     assert next(coming) == (3, 10)
     coming.close()
@@ -194,7 +209,7 @@ def test_files_are_decoded_when_they_are_asked_for_and_a_few_ahead(five, tmp_pat
         [*FolderClips(five(frames=11)).decode([4])]
 
 
-def test_the_cache_is_used_once_made_and_mended_when_bad(five, tmp_path, monkeypatch):
+def test_the_cache_is_reused_and_damaged_entries_are_made_again(five, tmp_path, monkeypatch):
     calls = decoding(monkeypatch)
     first = FolderSource(five()).batch(0, 5, seed=0).frames
     assert sorted(calls) == [f"{n}.mkv" for n in range(5)]
@@ -217,12 +232,21 @@ def test_the_cache_is_used_once_made_and_mended_when_bad(five, tmp_path, monkeyp
     assert calls == ["0.mkv"]
 
 
+def test_other_code_decodes_anew(five, monkeypatch):
+    calls, key = decoding(monkeypatch), FolderSource(five()).key
+    monkeypatch.setattr(decoded, "code_digest", lambda *packages: f"other {packages}")
+    monkeypatch.setattr(clips, "code_digest", lambda *packages: f"other {packages}")
+    calls.clear()
+    assert FolderSource(five()).key != key
+    assert sorted(calls) == [f"{n}.mkv" for n in range(5)]
+
+
 def test_an_interrupted_decode_leaves_nothing(five, tmp_path, monkeypatch):
-    def interrupted(path, **options):
+    def interrupted(self, clip, fps, threads):
         yield np.zeros((32, 32, 3), np.uint8)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoded, "read_frames", interrupted)
+    monkeypatch.setattr(VideoReader, "frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
         FolderSource(five())
     assert list((tmp_path / "cache" / "clips").iterdir()) == []
@@ -269,6 +293,6 @@ def test_real_folder(shared_data: Path, tmp_path):
     folder = shared_data / "licence_unknown" / "mocogan_actions" / "bend"
     source = FolderSource(DataConfig(str(folder), frames=60, cache=str(tmp_path)))
     assert len(source.clips) + len(source.skipped) == 9
-    assert source.facts.fps == 25
+    assert source.spec.fps == 25
     assert all("60 are needed" in skip.reason for skip in source.skipped)
     assert source.batch(0, 4, seed=0).frames.shape == (4, 60, 3, 64, 64)

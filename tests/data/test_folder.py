@@ -8,7 +8,7 @@ from kinema.data.folder import Folder, Skipped, scan
 
 
 def put(root: Path, *names: str) -> None:
-    """Empty files: scan decodes nothing."""
+    """Empty files, as scan decodes nothing."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -70,9 +70,9 @@ def test_metadata(tmp_path, table, text):
     assert [(clip.label, clip.caption) for clip in folder.clips] == [("3", None), ("7", "one, two")]
     assert folder.classes == ("3", "7")
     assert folder.skipped == (
-        Skipped("2.mp4", f"named again in {table}; its first row is kept"),
+        Skipped("2.mp4", f"named again in {table}; its first row is used"),
         Skipped("extra.mp4", f"no row in {table}"),
-        Skipped("gone.mp4", f"named in {table} but not there"),
+        Skipped("gone.mp4", f"named in {table} but does not exist"),
     )
 
 
@@ -96,8 +96,8 @@ def test_a_row_without_a_label_is_skipped_where_others_have_one(tmp_path):
 @pytest.mark.parametrize(
     ("table", "text", "message"),
     [
-        ("metadata.csv", "file,caption\n1.mp4,one\n", r"metadata.csv, line 1: there is no column file_name"),
-        ("metadata.csv", "", r"metadata.csv, line 1: there is no column file_name"),
+        ("metadata.csv", "file,caption\n1.mp4,one\n", r"metadata.csv, line 1: it has no column file_name"),
+        ("metadata.csv", "", r"metadata.csv, line 1: it has no column file_name"),
         ("metadata.csv", "file_name,caption\n1.mp4,one\n,two\n", r"metadata.csv, line 3: there is no file_name"),
         ("metadata.jsonl", '{"file_name": "1.mp4"}\n{"file_name": \n', r"metadata.jsonl, line 2: Expecting value"),
         ("metadata.jsonl", '{"file_name": "1.mp4"}\n\n["1.mp4"]\n', r"metadata.jsonl, line 3: there is no file_name"),

@@ -1,4 +1,4 @@
-"""The audit of measures: on measures whose sight is known, and as a command."""
+"""The audit of measures: on measures whose sensitivity is known, and as a command."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from kinema.data.write import to_uint8
+from kinema.data.writing import to_uint8
 from kinema.evaluation.audit import STRENGTHS, Audit, audit
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL
 from kinema.worlds.sprites import Sprites
 
 
 class TimeBlind:
-    """Features of single frames: their mean colours, in whatever order they come."""
+    """The mean colour of a clip, whatever the order of its frames."""
 
     name, checksum, preprocessing, dimensions, least = "time-blind", "0" * 64, "none", 3, 1
 
@@ -25,11 +25,11 @@ class TimeBlind:
 
 @pytest.fixture(scope="module")
 def found() -> Audit:
-    clips = to_uint8(Sprites(12, 32, 32).batch(0, 64, seed=9).frames)
+    clips = to_uint8(Sprites(12, 32, 32).batch(0, 64, seed=9).to(torch.device("cpu")).frames)
     return audit(clips, np.arange(64) // 2, {"time-blind": TimeBlind()})
 
 
-def test_every_measure_is_asked_about_every_corruption(found) -> None:
+def test_every_measure_has_a_curve_for_every_corruption(found) -> None:
     assert set(found.error) == set(SPATIAL | TEMPORAL)
     assert {"FD time-blind", "KD time-blind", "flicker", "warping error", "SSIM", "PSNR"} <= set(found.curves)
     for curves in found.curves.values():
@@ -37,20 +37,24 @@ def test_every_measure_is_asked_about_every_corruption(found) -> None:
         assert all(len(values) == len(STRENGTHS) for values in curves.values())
 
 
-def test_what_ignores_time_is_found_out(found) -> None:
-    assert all(found.rank("PSNR", name) == pytest.approx(1) for name in ("blur", "noise", "blocks", "colour"))
-    assert found.seen("FD time-blind", "colour") is not None
-    assert found.rank("FD time-blind", "colour") >= 0.8
-    assert found.rank("FD time-blind", "swap") == found.rank("FD time-blind", "reverse") == 0
-    assert found.seen("FD time-blind", "shuffle") is None
-    assert found.against_space("FD time-blind", "shuffle") == 0
+def test_a_measure_that_ignores_time_is_found(found) -> None:
+    assert all(
+        found.rank_correlation("PSNR", name) == pytest.approx(1) for name in ("blur", "noise", "blocks", "colour")
+    )
+    assert found.detection("FD time-blind", "colour") is not None
+    assert found.rank_correlation("FD time-blind", "colour") >= 0.8
+    assert found.rank_correlation("FD time-blind", "swap") == found.rank_correlation("FD time-blind", "reverse") == 0
+    assert found.detection("FD time-blind", "shuffle") is None
+    assert found.relative_sensitivity("FD time-blind", "shuffle") == 0
 
 
-def test_a_measure_of_time_sees_time(found) -> None:
-    assert found.rank("flicker", "flicker") == pytest.approx(1)
-    assert found.rank("freeze", "freeze") >= 0.9
-    assert found.seen("warping error", "shuffle") is not None
-    assert found.against_space("warping error", "shuffle") > found.against_space("FD time-blind", "shuffle")
+def test_measures_of_time_are_sensitive_to_time(found) -> None:
+    assert found.rank_correlation("flicker", "flicker") == pytest.approx(1)
+    assert found.rank_correlation("freeze", "freeze") >= 0.9
+    assert found.detection("warping error", "shuffle") is not None
+    assert found.relative_sensitivity("warping error", "shuffle") > found.relative_sensitivity(
+        "FD time-blind", "shuffle"
+    )
 
 
 def test_equal_errors_make_a_ratio_of_one() -> None:
@@ -58,12 +62,12 @@ def test_equal_errors_make_a_ratio_of_one() -> None:
     names = [*SPATIAL, "shuffle"]
     error = {name: (place + 1) * strengths for place, name in enumerate(names)}
     half = Audit(STRENGTHS, error, {"x": error | {"shuffle": error["shuffle"] / 2}}, {"x": 0.0})
-    assert half.against_space("x", "shuffle") == pytest.approx(0.5)
-    assert half.time_against_space("x") == pytest.approx(0.5)
-    assert half.against_space("x", "blur") == pytest.approx(1)
+    assert half.relative_sensitivity("x", "shuffle") == pytest.approx(0.5)
+    assert half.temporal_sensitivity("x") == pytest.approx(0.5)
+    assert half.relative_sensitivity("x", "blur") == pytest.approx(1)
 
 
-def test_what_sees_time_only_or_nothing_has_no_finite_ratio() -> None:
+def test_sensitivity_to_time_only_or_to_nothing_has_no_finite_ratio() -> None:
     strengths = np.array(STRENGTHS)
     names = [*SPATIAL, "shuffle"]
     error = {name: strengths for name in names}
@@ -73,9 +77,11 @@ def test_what_sees_time_only_or_nothing_has_no_finite_ratio() -> None:
         "undefined": dict.fromkeys(names, strengths) | {"shuffle": np.nan * strengths},
     }
     found = Audit(STRENGTHS, error, curves, dict.fromkeys(curves, 0.0))
-    assert found.time_against_space("time") == np.inf
-    assert np.isnan(found.time_against_space("nothing")) and np.isnan(found.time_against_space("undefined"))
-    assert np.isnan(found.rank("undefined", "shuffle")) and found.rank("nothing", "shuffle") == 0
+    assert found.temporal_sensitivity("time") == np.inf
+    assert np.isnan(found.temporal_sensitivity("nothing")) and np.isnan(found.temporal_sensitivity("undefined"))
+    assert (
+        np.isnan(found.rank_correlation("undefined", "shuffle")) and found.rank_correlation("nothing", "shuffle") == 0
+    )
 
 
 def test_the_command_writes_what_it_found(tmp_path, kinema) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,22 +12,27 @@ import numpy as np
 import pytest
 import torch
 
+from kinema.data import cache
 from kinema.data import clips as clips_of
-from kinema.data import decoded as decoded_clips
 from kinema.data.clips import DataConfig, FolderClips
-from kinema.data.video import read_frames
-from kinema.evaluation import rows as rows_of
-from kinema.evaluation.evaluate import Evaluation, Settings, evaluate
-from kinema.evaluation.sides import Generated, Real
+from kinema.data.readers.base import read_frames
+from kinema.data.readers.video import VideoReader
+from kinema.evaluation import rows as rows_module
+from kinema.evaluation.clip_sets import ClipSet, FolderClipSet, GeneratedClipSet, WorldClipSet
+from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
+from kinema.experiment import Experiment, TrainConfig
+from kinema.families.latent_dit import LatentDiTConfig, LatentDiTSampling
 from kinema.families.mocogan import MoCoGAN, MoCoGANConfig
 from kinema.metrics.paired import psnr
 from kinema.metrics.protocol import Protocol, Result
 from kinema.metrics.temporal import flicker
-from kinema.sample import load
-from kinema.train import Experiment, TrainConfig, train
+from kinema.sampling.model import load, load_experiment
+from kinema.training.loop import train
+from kinema.worlds.shape_motion import ShapeMotion
+from kinema.zoo import export
 
 TINY = MoCoGANConfig(content=4, motion=3, ngf=2, ndf=2, ndf_image=2)
-SMALL = Settings(clips=20, frames=8, height=32, width=32, force=True)
+SMALL = EvaluationConfig(clips=20, frames=8, height=32, width=32, force=True)
 WORDS = ["--clips", 20, "--frames", 8, "--height", 32, "--width", 32, "--force"]
 
 
@@ -48,7 +54,7 @@ def one(found: tuple[list[Evaluation], Evaluation | None]) -> Result:
 def test_a_folder_against_itself_is_at_no_distance(clips, cpu) -> None:
     result = one(evaluate([str(clips)], str(clips), SMALL, cpu))
     numbers = result.numbers
-    assert (result.kind, result.protocol.clips) == ("real", 20)
+    assert (result.kind, result.protocol.clips) == ("folder", 20)
     assert numbers["FD kinema"].value == 0 and (numbers["FD kinema"].real or 0) > 0
     assert numbers["precision"].value == numbers["coverage"].value == 1
     assert all(number.value == pytest.approx(number.real) for number in numbers.values() if number.better == "near")
@@ -57,15 +63,19 @@ def test_a_folder_against_itself_is_at_no_distance(clips, cpu) -> None:
     assert "where 258 are needed" in note and "covariances are singular, of rank 19 in 128 dimensions" in note
 
 
-def test_windows_do_not_overlap_and_files_take_turns(clips) -> None:
+def test_windows_do_not_overlap_and_alternate_between_files(clips) -> None:
     source = FolderClips(DataConfig(str(clips), frames=8, height=32, width=32))
-    side = Real("x", source, seed=0)
-    windows = side.windows(99)
+    clip_set = FolderClipSet("x", source, seed=0)
+    windows = clip_set.windows(99)
     assert len(windows) == len(set(windows)) == 25
     assert all(first % 8 == 0 for _, first in windows)
     assert all(len({clip for clip, _ in windows[k : k + 5]}) == 5 for k in range(0, 25, 5))
-    assert Real("x", source, seed=1).windows(25) != windows and Real("x", source, seed=0).windows(7) == windows[:7]
-    assert side.group(0) in {side.group(k) for k in range(5, 10)} and len({side.group(k) for k in range(25)}) == 5
+    assert (
+        FolderClipSet("x", source, seed=1).windows(25) != windows
+        and FolderClipSet("x", source, seed=0).windows(7) == windows[:7]
+    )
+    groups = [clip_set.group(k) for k in range(25)]
+    assert groups[0] in groups[5:10] and len(set(groups)) == 5
 
 
 def test_files_are_decoded_while_others_are_measured_and_no_more_than_are_needed(
@@ -75,28 +85,35 @@ def test_files_are_decoded_while_others_are_measured_and_no_more_than_are_needed
         make_clip(f"many/{number:02d}.mp4", frames=8, size=(32, 32), rate=10)
     (tmp_path / "many" / "60.mp4").write_bytes(b"nothing")
     decoded, measured = list[str](), list[int]()
-    read, of_each = decoded_clips.read_frames, rows_of._side_by_side
-    monkeypatch.setattr(clips_of, "AHEAD", 2)
-    monkeypatch.setattr(
-        decoded_clips, "read_frames", lambda path, **options: decoded.append(path.name) or read(path, **options)
-    )
-    monkeypatch.setattr(rows_of, "_side_by_side", lambda frames: measured.append(len(decoded)) or of_each(frames))
+    read, of_clips = VideoReader.frames, rows_module._parallel_measures
+
+    def reading(self, clip, *settings):
+        decoded.append(clip.path.name)
+        return read(self, clip, *settings)
+
+    def measuring(frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        measured.append(len(decoded))
+        return of_clips(frames)
+
+    monkeypatch.setattr(clips_of, "PREFETCH", 2)
+    monkeypatch.setattr(VideoReader, "frames", reading)
+    monkeypatch.setattr(rows_module, "_parallel_measures", measuring)
     found = one(evaluate([str(tmp_path / "many")], None, replace(SMALL, clips=32), cpu))
     assert measured[0] < 60 and len(measured) == 2 and len(decoded) == len(set(decoded)) <= 34
-    assert len(found.left_out) == 1 and "60.mp4" in found.left_out[0]
+    assert len(found.skipped) == 1 and "60.mp4" in found.skipped[0]
     all_of_it = one(evaluate([str(tmp_path / "many")], None, replace(SMALL, clips=99), cpu))
     assert all_of_it.protocol.clips == 60 and len(set(decoded)) == 60 and measured[-1] == 60
-    assert all_of_it.each["motion"][:32] == found.each["motion"]
+    assert all_of_it.per_clip["motion"][:32] == found.per_clip["motion"]
 
 
-def test_the_fewest_clips_of_all_sides_are_compared(clips, make_clip, cpu, tmp_path) -> None:
+def test_as_many_clips_of_each_set_are_compared(clips, make_clip, cpu, tmp_path) -> None:
     for number in range(3):
         make_clip(f"few/{number}.mp4", frames=8, size=(32, 32), rate=10)
     (found,), real = evaluate([str(tmp_path / "few")], str(clips), SMALL, cpu)
     assert real is not None and found.result.protocol == real.result.protocol and real.result.protocol.clips == 3
-    assert len(found.rows) == len(real.rows) == len(real.result.each["motion"]) == 3
+    assert len(found.rows) == len(real.rows) == len(real.result.per_clip["motion"]) == 3
     whole = one(evaluate([str(clips)], None, SMALL, cpu))
-    assert whole.each["motion"][:3] == real.result.each["motion"]
+    assert whole.per_clip["motion"][:3] == real.result.per_clip["motion"]
 
 
 def test_other_clips_are_at_a_distance(clips, cpu) -> None:
@@ -110,32 +127,71 @@ def test_other_clips_are_at_a_distance(clips, cpu) -> None:
 
 def test_nothing_is_computed_twice_and_an_interrupted_run_goes_on(clips, cpu, monkeypatch, tmp_path) -> None:
     seen: list[int] = []
-    of_each = rows_of._side_by_side
+    of_clips = rows_module._parallel_measures
 
     def counting(frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         seen.append(len(frames))
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return of_each(frames)
+        return of_clips(frames)
 
-    monkeypatch.setattr(rows_of, "_side_by_side", counting)
+    monkeypatch.setattr(rows_module, "_parallel_measures", counting)
     with pytest.raises(KeyboardInterrupt):
         evaluate([str(clips)], None, SMALL, cpu)
     again = one(evaluate([str(clips)], None, SMALL, cpu))
     assert seen == [16, 4, 4]  # the second piece twice, as it was not finished
     more = one(evaluate([str(clips)], None, replace(SMALL, clips=25), cpu))
     assert seen == [16, 4, 4, 9]
-    assert more.each["motion"][:20] == again.each["motion"]
+    assert more.per_clip["motion"][:20] == again.per_clip["motion"]
     (path,) = (tmp_path / ".cache" / "measured").glob("*/00001-4.npz")
     path.write_bytes(path.read_bytes()[:100])
-    assert one(evaluate([str(clips)], None, SMALL, cpu)).each == again.each and seen[-1] == 4
+    assert one(evaluate([str(clips)], None, SMALL, cpu)).per_clip == again.per_clip and seen[-1] == 4
     before = len(seen)
     with np.load(path) as found:
         np.savez(path, **{name: values for name, values in found.items() if name != "classes"})
     assert (
-        one(evaluate([str(clips)], None, SMALL, cpu)).each == again.each
+        one(evaluate([str(clips)], None, SMALL, cpu)).per_clip == again.per_clip
     )  # a piece of an earlier kinema, measured anew
     assert seen[before:] == [4]
+
+
+def test_changed_code_measures_and_generates_again(clips, trained, cpu, monkeypatch, tmp_path) -> None:
+    seen: list[int] = []
+    of_clips = rows_module._parallel_measures
+
+    def counting(frames: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        seen.append(len(frames))
+        return of_clips(frames)
+
+    monkeypatch.setattr(rows_module, "_parallel_measures", counting)
+    first = one(evaluate([str(clips)], None, SMALL, cpu))
+    assert one(evaluate([str(clips)], None, SMALL, cpu)).per_clip == first.per_clip and seen == [16, 4]
+
+    model, world = load(trained, cpu), ShapeMotion(8, 16, 32)
+    folder = FolderClips(DataConfig(str(clips), frames=8, height=32, width=32))
+
+    def clip_sets() -> dict[str, ClipSet]:
+        """By a file whose code makes their clips."""
+        return {
+            "families/mocogan.py": GeneratedClipSet(str(trained), model, 8, 0, None),
+            "worlds/shape_motion.py": WorldClipSet("shape-motion", world, 0),
+            "data/decoded.py": FolderClipSet("x", folder, 0),
+        }
+
+    before = clip_sets()
+    for file in (*before, "evaluation/rows.py"):
+        tree = tmp_path / file.replace("/", "-")
+        shutil.copytree(cache.PACKAGE, tree, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+        with (tree / file).open("a") as source:
+            source.write("\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "PACKAGE", tree)
+            after = clip_sets()
+            assert [name for name in before if after[name].key != before[name].key] == [file] * (file in before)
+            assert all(after[name].content == before[name].content for name in before)
+            if file in ("evaluation/rows.py", "data/decoded.py"):
+                seen.clear()
+                assert one(evaluate([str(clips)], None, SMALL, cpu)).protocol == first.protocol and seen == [16, 4]
 
 
 def test_a_moved_folder_has_the_same_protocol(clips, cpu, tmp_path) -> None:
@@ -150,36 +206,42 @@ def test_a_moved_folder_has_the_same_protocol(clips, cpu, tmp_path) -> None:
 @pytest.fixture
 def trained(tiny, cpu, tmp_path) -> Path:
     """A generator of clips of 8 frames, 32x16."""
-    train(tiny(steps=1), tmp_path / "run", run=cpu)
+    train(tiny(steps=1), tmp_path / "run", runtime=cpu)
     return tmp_path / "run"
 
 
 def test_a_model_is_measured_at_its_own_size(trained, cpu) -> None:
-    settings = Settings(clips=18, force=True)
+    settings = EvaluationConfig(clips=18, force=True)
     (found,), reference = evaluate([str(trained)], "shape-motion", settings, cpu)
     protocol = found.result.protocol
     assert (protocol.frames, protocol.height, protocol.width) == (8, 16, 32)
     assert found.result.kind == "generated" and reference is not None
-    assert found.rows.shown.shape == (8, 8, 16, 32, 3)
+    assert found.rows.samples.shape == (8, 8, 16, 32, 3)
     control = found.result.numbers["control"]
     assert control.clips == 18 and control.better == "higher" and 0 <= (control.real or 0) <= 1
-    assert np.allclose(found.result.each["flicker"][:8], flicker(found.rows.shown))
+    assert np.allclose(found.result.per_clip["flicker"][:8], flicker(found.rows.samples))
     with pytest.raises(ValueError, match="measured at the size of their clips"):
         evaluate([str(trained)], "shape-motion", replace(settings, height=32, width=32), cpu)
 
 
 def test_frame_rates_must_be_one(clips, trained, cpu) -> None:
     with pytest.raises(ValueError, match=r"frames a second differ .*give --fps"):
-        evaluate([str(trained)], str(clips), Settings(clips=4), cpu)
+        evaluate([str(trained)], str(clips), EvaluationConfig(clips=4), cpu)
 
 
-def test_a_model_and_a_world_of_one_name(cpu) -> None:
-    """Told what the world's clips show, the model that ships is held against what it was told."""
-    (found,), reference = evaluate(["sprites"], "sprites", Settings(clips=16), cpu)
+def test_a_model_and_a_world_of_one_name(cpu, tmp_path, monkeypatch) -> None:
+    """The shipped model gets the prompts of the world's clips, and how often it matches them is measured."""
+    family = LatentDiTConfig(patch=(2, 8), hidden=16, depth=2, heads=2, sampling=LatentDiTSampling(steps=2))
+    data, training = DataConfig("sprites", 8, 32, 32), TrainConfig(steps=1, batch=2)
+    train(Experiment(family, data, training), tmp_path / "run", runtime=cpu)
+    experiment, spec = load_experiment(tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "zoo" / "sprites.safetensors", experiment.to_dict(spec))
+    monkeypatch.setattr("kinema.zoo.files.FOLDER", tmp_path / "zoo")
+    (found,), reference = evaluate(["sprites"], "sprites", EvaluationConfig(clips=16), cpu)
     assert reference is not None and (found.result.kind, reference.result.kind) == ("generated", "world")
     adherence = found.result.numbers["adherence"]
-    assert adherence.real == 1 and 0 < adherence.value < 1
-    assert found.rows.said == reference.rows.said and len(found.rows.said) == 8
+    assert adherence.real == 1 and adherence.value < 1
+    assert found.rows.captions == reference.rows.captions and len(found.rows.captions) == 8
     assert "synchrony" in found.result.numbers
 
 
@@ -212,7 +274,7 @@ def test_reports_and_results(clips, tmp_path, kinema) -> None:
     results = [Result.from_dict(values, "x") for values in json.loads((out / "results.json").read_text())]
     assert [result.source for result in results] == ["shape-motion", str(clips)]
     assert results[0].protocol.hash in printed
-    assert len(results[0].left_out) == 1 and results[0].left_out[0].startswith(f"{clips}/bad.mp4: ")
+    assert len(results[0].skipped) == 1 and results[0].skipped[0].startswith(f"{clips}/bad.mp4: ")
     html, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "data:image/" in html and results[0].protocol.hash in html and results[0].protocol.hash in text
     assert "Differences" in printed
@@ -233,7 +295,7 @@ def test_results_of_other_protocols_are_not_compared(clips, tmp_path, kinema, re
     assert "holds no results" in refused("compare", a, b)
 
 
-def test_predictions_are_held_against_their_truth(clips, make_clip, tmp_path, cpu, vgg16) -> None:
+def test_predictions_are_compared_with_their_truth(clips, make_clip, tmp_path, cpu, vgg16) -> None:
     """Files of the same names, a little darker."""
     for path in sorted(clips.glob("*.mp4")):
         frames = np.stack([*read_frames(path)])
@@ -243,16 +305,16 @@ def test_predictions_are_held_against_their_truth(clips, make_clip, tmp_path, cp
     source, truth = (
         FolderClips(DataConfig(str(f), frames=8, height=32, width=32)) for f in (tmp_path / "darker", clips)
     )
-    window = Real("x", source, 0).windows(1)
-    assert Real("y", truth, 0).windows(1) == window
-    expected = psnr(source.read(window).frames, truth.read(window).frames)[0]
-    assert found.rows.by_frame["PSNR"][0] == pytest.approx(expected.numpy())
-    assert found.result.each["PSNR"][0] == pytest.approx(float(expected.mean()))
+    window = FolderClipSet("x", source, 0).windows(1)
+    assert FolderClipSet("y", truth, 0).windows(1) == window
+    expected = psnr(*(one.read(window).to(cpu.device).frames for one in (source, truth)))[0]
+    assert found.rows.per_frame["PSNR"][0] == pytest.approx(expected.numpy())
+    assert found.result.per_clip["PSNR"][0] == pytest.approx(float(expected.mean()))
     assert 0 < found.result.numbers["SSIM"].value < 1 and found.result.numbers["LPIPS"].value > 0
     (tmp_path / "darker" / "0.mp4").unlink()
-    with pytest.raises(ValueError, match="are no pairs"):
+    with pytest.raises(ValueError, match="are not pairs"):
         evaluate([str(tmp_path / "darker")], str(clips), settings, cpu)
-    with pytest.raises(ValueError, match="say --against which"):
+    with pytest.raises(ValueError, match="name it with --against"):
         evaluate([str(clips)], None, settings, cpu)
 
 
@@ -274,7 +336,7 @@ def test_a_protocols_hash_is_of_all_of_it() -> None:
     assert len({protocol.hash, *(replace(protocol, **{n: v}).hash for n, v in others.items())}) == 1 + len(others)
 
 
-def test_a_long_video_alone_has_no_halves(make_clip, tmp_path, cpu) -> None:
+def test_a_single_video_has_no_halves(make_clip, tmp_path, cpu) -> None:
     rng = np.random.default_rng(0)
     make_clip("one/0.mp4", images=rng.integers(256, size=(160, 32, 32, 3), dtype=np.uint8), rate=10)
     numbers = one(evaluate([str(tmp_path / "one")], str(tmp_path / "one"), SMALL, cpu)).numbers
@@ -295,15 +357,15 @@ def test_a_very_small_set_is_forced_without_an_end(clips, tmp_path, kinema) -> N
 
 
 def test_a_model_of_broken_frames_is_refused(trained, cpu, monkeypatch) -> None:
-    def broken(self, given, frames, noise):
-        yield torch.full((len(noise), frames, 3, 16, 32), torch.nan)
+    def broken(self, conditions, frames, seeds, progress=None):
+        yield torch.full((len(seeds), frames, 3, 16, 32), torch.nan)
 
     monkeypatch.setattr(MoCoGAN, "generate", broken)
-    with pytest.raises(ValueError, match="frames that are not numbers"):
-        evaluate([str(trained)], None, Settings(clips=16), cpu)
+    with pytest.raises(ValueError, match="frames that are not finite"):
+        evaluate([str(trained)], None, EvaluationConfig(clips=16), cpu)
 
 
-def test_labels_are_told_by_name(make_clip, cpu, tmp_path) -> None:
+def test_labels_are_matched_by_name(make_clip, cpu, tmp_path) -> None:
     """A folder that has the model's classes in another order, and one that the model does not know."""
     for label in ("left", "up"):
         for number in range(2):
@@ -311,19 +373,21 @@ def test_labels_are_told_by_name(make_clip, cpu, tmp_path) -> None:
     train(
         Experiment(TINY, DataConfig(frames=8, height=16, width=32), TrainConfig(steps=1, batch=4)),
         tmp_path / "run",
-        run=cpu,
+        runtime=cpu,
     )
     model = load(tmp_path / "run", cpu)
     config = DataConfig(str(tmp_path / "real"), frames=8, height=16, width=32)
-    told = Real("real", FolderClips(config), 0)
-    assert (model.facts.classes, told.source.facts.classes) == (("up", "left"), ("left", "up"))
-    side = Generated(str(tmp_path / "run"), model, 8, 0, told)
-    real, made = told.read(0, 4).given.label, side.read(0, 4).given.label
+    reference = FolderClipSet("real", FolderClips(config), 0)
+    assert (model.spec.classes, reference.classes) == (("up", "left"), ("left", "up"))
+    generated = GeneratedClipSet(str(tmp_path / "run"), model, 8, 0, reference)
+    real, made = reference.read(0, 4).conditions.label, generated.read(0, 4).conditions.label
     assert real is not None and made is not None and (made == 1 - real).all()
-    assert side.read(0, 4).classes == told.read(0, 4).classes == tuple(("left", "up")[number] for number in real)
+    assert (
+        generated.read(0, 4).classes == reference.read(0, 4).classes == tuple(("left", "up")[number] for number in real)
+    )
     make_clip("real/down/0.mp4", frames=8, size=(32, 16), rate=Fraction(25, 4))
     with pytest.raises(ValueError, match="not trained on clips of 'down'"):
-        Generated(str(tmp_path / "run"), model, 8, 0, Real("real", FolderClips(config), 0))
+        GeneratedClipSet(str(tmp_path / "run"), model, 8, 0, FolderClipSet("real", FolderClips(config), 0))
 
 
 def test_saved_features_have_a_rate(clips, tmp_path, kinema, refused) -> None:

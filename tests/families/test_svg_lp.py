@@ -1,4 +1,4 @@
-"""SVG-LP against a step-by-step writing of the paper, and what it does with given frames."""
+"""SVG-LP against the paper written as a loop over time, and its use of known frames."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from kinema.families.svg_lp import CHUNK, SVGLP, Decoder, Recurrence, SVGLPConfig
-from kinema.family import Facts
 from kinema.nn.perceptual import perceptual_loss
-from kinema.run import Run
-from kinema.sample import score, stream
-from kinema.types import Batch, Conditions, Noise
+from kinema.runtime.device import Runtime
+from kinema.sampling.model import score, stream
+from kinema.types import Batch, ClipSpec, Conditions, Seeds, TrainStep
 from kinema.worlds.shape_motion import ShapeMotion
 
-TINY = SVGLPConfig(height=16, width=32, past=3, channels=4, code=8, hidden=12, latent=5)
+STEP = TrainStep.from_seed(5)
+TINY = SVGLPConfig(height=16, width=32, context_frames=3, channels=4, code=8, hidden=12, latent=5)
 
 
 def trained(**settings: Any) -> SVGLP:
-    """A network in evaluation mode whose batch normalisation has seen clips, with weights that all matter."""
+    """A network in evaluation mode whose batch normalisation has seen clips, with weights that all have an effect."""
     torch.manual_seed(0)
     family = replace(TINY, **settings).build()
     for module in family.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.weight.data *= 10  # training begins with small ones
     for _ in range(10):
-        family._loss(Batch(clips(4, 8)), torch.Generator())
+        family._loss(Batch(clips(4, 8)), STEP)
     return family.eval()
 
 
 def clips(count: int, frames: int) -> Tensor:
-    return ShapeMotion(frames=frames, height=16, width=32).batch(0, count, seed=1).frames
+    return ShapeMotion(frames=frames, height=16, width=32).batch(0, count, seed=1).to(torch.device("cpu")).frames
 
 
 def with_cells(recurrence: Recurrence, x: Tensor, states: list[Any]) -> Tensor:
@@ -55,9 +55,9 @@ def with_cells(recurrence: Recurrence, x: Tensor, states: list[Any]) -> Tensor:
 def with_joined_layers(decoder: Decoder, code: Tensor, features: list[Tensor]) -> Tensor:
     """One frame, by layers over the decoder's and the encoder's features side by side, as the authors have them."""
     x = decoder.first(code[:, :, None, None])
-    for up, skip, after, seen in zip(decoder.up, decoder.skip, decoder.after, features[::-1], strict=True):
+    for up, skip, after, skipped in zip(decoder.up, decoder.skip, decoder.after, features[::-1], strict=True):
         weight = torch.cat([up.weight, skip.weight])
-        x = after(F.conv_transpose2d(torch.cat([x, seen], 1), weight, up.bias, 2, 1))
+        x = after(F.conv_transpose2d(torch.cat([x, skipped], 1), weight, up.bias, 2, 1))
     return x
 
 
@@ -65,7 +65,7 @@ def with_joined_layers(decoder: Decoder, code: Tensor, features: list[Tensor]) -
 def test_the_loss_is_that_of_a_loop_over_time() -> None:
     family, frames = trained(beta=0.3), clips(2, 6)
     network = family.generator
-    loss, scalars = family._loss(Batch(frames), torch.Generator().manual_seed(5))
+    loss, scalars = family._loss(Batch(frames), TrainStep.from_seed(5))
     noise = torch.randn(2, 5, TINY.latent, generator=torch.Generator().manual_seed(5))
 
     x = frames / 2 + 0.5
@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_a_loop_over_time() -> None:
     error, divergence = torch.zeros(()), torch.zeros(())
     for t in range(1, 6):
         code, features = network.encoder(x[:, t - 1])
-        if t <= TINY.past:  # the frame before is given
+        if t <= TINY.context_frames:  # the frame before is known
             skip = features
         gaussians = []
         for name, of in (("prior", code), ("posterior", network.encoder(x[:, t])[0])):
@@ -91,22 +91,22 @@ def test_the_loss_is_that_of_a_loop_over_time() -> None:
 
 
 def test_other_errors_join_the_loss() -> None:
-    loss, scalars = trained(pixel="l1", gradient=0.5)._loss(Batch(clips(2, 6)), torch.Generator())
+    loss, scalars = trained(pixel="l1", gradient=0.5)._loss(Batch(clips(2, 6)), TrainStep.from_seed(5))
     assert set(scalars) == {"l1", "gradient", "divergence"}
     torch.testing.assert_close(loss, scalars["l1"] + 0.5 * scalars["gradient"] + 1e-4 * scalars["divergence"])
 
 
 def test_a_perceptual_loss_joins(vgg16: Path) -> None:
     family, frames = trained(perceptual=str(vgg16), perceptual_weight=0.5), clips(2, 6)
-    total, scalars = family._loss(Batch(frames), torch.Generator().manual_seed(5))
-    plain, _ = trained()._loss(Batch(frames), torch.Generator().manual_seed(5))
+    total, scalars = family._loss(Batch(frames), TrainStep.from_seed(5))
+    plain, _ = trained()._loss(Batch(frames), TrainStep.from_seed(5))
     torch.testing.assert_close(total, plain + 0.5 * scalars["perceptual"])
     assert family.state_dict().keys() == trained().state_dict().keys()
 
     drawn = []
     family.generator.decoder.register_forward_hook(lambda _, __, frames: drawn.append(frames))
     generator = torch.Generator().manual_seed(5)
-    family._loss(Batch(frames), generator)
+    family._loss(Batch(frames), TrainStep(0, generator, generator))
     predicted = drawn[0].unflatten(0, (5, 2)).transpose(0, 1) * 2 - 1
     generator.manual_seed(5)
     torch.randn(2, 5, TINY.latent, generator=generator)
@@ -117,32 +117,32 @@ def test_a_perceptual_loss_joins(vgg16: Path) -> None:
 def test_the_baseline_has_no_latent_codes() -> None:
     family = trained(latent=0)
     assert not any("prior" in name or "posterior" in name for name, _ in family.named_parameters())
-    assert set(family._loss(Batch(clips(2, 6)), torch.Generator())[1]) == {"mse"}
+    assert set(family._loss(Batch(clips(2, 6)), TrainStep.from_seed(5))[1]) == {"mse"}
     assert family.streams == frozenset()
 
 
-@pytest.mark.parametrize("given", [1, 4, CHUNK + 1, CHUNK + 2])
-def test_given_frames_come_back_and_the_rest_follows(given: int, cpu: Run) -> None:
+@pytest.mark.parametrize("count", [1, 4, CHUNK + 1, CHUNK + 2])
+def test_known_frames_are_kept_and_predictions_follow(count: int, cpu: Runtime) -> None:
     family, frames = trained(), clips(2, 20)
-    first = Conditions().beginning(frames[:, :given])
-    made = torch.cat(list(stream(family, cpu, Noise((0, 1)), 24, first)), 1)
+    first = Conditions().with_first_frames(frames[:, :count])
+    made = torch.cat(list(stream(family, cpu, Seeds((0, 1)), 24, first)), 1)
     assert made.shape == (2, 24, 3, 16, 32)
-    torch.testing.assert_close(made[:, :given], frames[:, :given], rtol=0, atol=0)
-    few = torch.cat(list(stream(family, cpu, Noise((0, 1)), 1, first)), 1)
+    torch.testing.assert_close(made[:, :count], frames[:, :count], rtol=0, atol=0)
+    few = torch.cat(list(stream(family, cpu, Seeds((0, 1)), 1, first)), 1)
     torch.testing.assert_close(few, frames[:, :1], rtol=0, atol=0)
 
-    # more places than are given, as for a clip of 20 frames
-    mask = torch.arange(20).expand(2, -1)[..., None, None, None].expand(-1, -1, 1, 16, 32) < given
+    # a mask longer than what is known, as for a clip of 20 frames
+    mask = torch.arange(20).expand(2, -1)[..., None, None, None].expand(-1, -1, 1, 16, 32) < count
     long = Conditions(known=torch.where(mask, frames, 0.7), mask=mask)
-    again = torch.cat(list(stream(family, cpu, Noise((0, 1)), 24, long)), 1)
+    again = torch.cat(list(stream(family, cpu, Seeds((0, 1)), 24, long)), 1)
     torch.testing.assert_close(again, made, rtol=0, atol=0)
 
 
-def test_a_prediction_depends_on_every_given_frame(cpu: Run) -> None:
+def test_a_prediction_depends_on_every_known_frame(cpu: Runtime) -> None:
     family, frames = trained(), clips(1, 4)
 
     def following(known: Tensor) -> Tensor:
-        return torch.cat(list(stream(family, cpu, Noise((0,)), 5, Conditions().beginning(known))), 1)[:, 4]
+        return torch.cat(list(stream(family, cpu, Seeds((0,)), 5, Conditions().with_first_frames(known))), 1)[:, 4]
 
     made = following(frames)
     for t in range(4):
@@ -172,43 +172,43 @@ def mask(*frames: int, of: int = 4) -> Tensor:
         ({"known": torch.zeros(2, 4, 3, 16, 32), "mask": mask(0).expand(2, -1, -1, -1, -1)}, "one clip"),
     ],
 )
-def test_what_is_not_the_first_frames_is_refused(settings: dict[str, Tensor], says: str, cpu: Run) -> None:
+def test_other_than_complete_first_frames_are_errors(settings: dict[str, Tensor], says: str, cpu: Runtime) -> None:
     with pytest.raises(ValueError, match=says) as error:
-        next(stream(trained(), cpu, Noise((0,)), 8, Conditions(**settings)))
+        next(stream(trained(), cpu, Seeds((0,)), 8, Conditions(**settings)))
     assert "\n" not in str(error.value)
 
 
-def test_clips_with_nothing_to_predict_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"make --data\.frames more or --family.past fewer"):
-        SVGLPConfig().fitted(Facts(5, 64, 64))
-    assert SVGLPConfig().fitted(Facts(6, 64, 64)).height == 64
+def test_clips_with_nothing_to_predict_are_errors() -> None:
+    with pytest.raises(ValueError, match=r"make --data\.frames more or --family.context-frames fewer"):
+        SVGLPConfig().fitted(ClipSpec(5, 64, 64))
+    assert SVGLPConfig().fitted(ClipSpec(6, 64, 64)).height == 64
 
 
 @pytest.mark.parametrize("settings", [{}, {"latent": 0, "pixel": "l1", "gradient": 0.5}])
-def test_surprise_is_the_same_in_chunks(settings: dict[str, Any], cpu: Run) -> None:
+def test_surprise_is_the_same_in_chunks(settings: dict[str, Any], cpu: Runtime) -> None:
     family, frames = trained(**settings), clips(2, 12)
-    whole = torch.cat(list(score(family, cpu, [frames])), 1)
+    at_once = torch.cat(list(score(family, cpu, [frames])), 1)
     parts = [chunk.shape for chunk in score(family, cpu, frames.split((1, 4, 1, 6), 1))]
     assert parts == [(2, 1), (2, 4), (2, 1), (2, 6)]
-    assert whole[:, 0].isnan().all() and whole[:, 1:].isfinite().all()
+    assert at_once[:, 0].isnan().all() and at_once[:, 1:].isfinite().all()
     torch.testing.assert_close(
-        torch.cat(list(score(family, cpu, frames.split((1, 4, 1, 6), 1))), 1), whole, equal_nan=True
+        torch.cat(list(score(family, cpu, frames.split((1, 4, 1, 6), 1))), 1), at_once, equal_nan=True
     )
 
 
-def test_surprise_is_the_bound_of_the_loss(cpu: Run) -> None:
-    family, frames = trained(past=5, beta=0.3), clips(2, 6)  # every frame before is given: the skips are the same
-    noiseless = torch.Generator().manual_seed(0)
+def test_surprise_is_the_bound_of_the_loss(cpu: Runtime) -> None:
+    # all frames before are known, so that the skips are the same
+    family, frames = trained(context_frames=5, beta=0.3), clips(2, 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randn", lambda *shape, generator, device: torch.zeros(shape, device=device))
-        loss, _ = family._loss(Batch(frames), noiseless)
+        loss, _ = family._loss(Batch(frames), STEP)
     (scores,) = score(family, cpu, [frames])
     torch.testing.assert_close(scores[:, 1:].mean(0).sum(), loss.detach())
 
 
-def test_what_the_baseline_predicts_does_not_surprise_it(cpu: Run) -> None:
+def test_the_baselines_own_predictions_have_no_surprise(cpu: Runtime) -> None:
     family, frames = trained(latent=0), clips(2, 4)
-    made = torch.cat(list(stream(family, cpu, Noise((0, 1)), 5, Conditions().beginning(frames))), 1)
+    made = torch.cat(list(stream(family, cpu, Seeds((0, 1)), 5, Conditions().with_first_frames(frames))), 1)
     (expected,) = score(family, cpu, [made])
     (real,) = score(family, cpu, [clips(2, 8)])
     assert (expected[:, 4] < 1e-10).all() and (real[:, 4] > 1e-4).all()

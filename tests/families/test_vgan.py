@@ -6,16 +6,15 @@ import pytest
 import torch
 
 from kinema.families.vgan import VGAN, VGANConfig
-from kinema.family import Facts
-from kinema.types import Batch
+from kinema.types import Batch, ClipSpec, TrainStep
 
-FACTS = Facts(8, 16, 32)
+SPEC = ClipSpec(8, 16, 32)
 
 
 @pytest.fixture
 def vgan() -> VGAN:
     torch.manual_seed(0)
-    return VGANConfig(latent=5, ngf=2, ndf=2).fitted(FACTS).build()
+    return VGANConfig(latent=5, ngf=2, ndf=2).fitted(SPEC).build()
 
 
 def test_frames_are_foreground_where_the_mask_says_and_background_elsewhere(vgan: VGAN) -> None:
@@ -38,13 +37,13 @@ def test_without_a_mask_the_background_stands_still(vgan: VGAN) -> None:
 
 def test_a_mask_costs_what_it_covers(vgan: VGAN) -> None:
     batch = Batch(torch.rand(4, 8, 3, 16, 32) * 2 - 1)
-    total, scalars = vgan.turns()[1].loss(batch, torch.Generator().manual_seed(0))
+    total, scalars = vgan.turns()[1].loss(batch, TrainStep.from_seed(0))
     assert total.item() == pytest.approx(scalars["generator"].item() + 0.1 * scalars["mask"].item(), rel=1e-6)
 
 
 def test_the_network_is_the_papers() -> None:
     with torch.device("meta"):
-        generator = VGANConfig().fitted(Facts(32, 64, 64)).build().generator
+        generator = VGANConfig().fitted(ClipSpec(32, 64, 64)).build().generator
     shapes = [tuple(p.shape) for p in generator.moving.parameters() if p.ndim == 5]
     widths = [(512, 256), (256, 128), (128, 64), (64, 4)]  # three colours and the mask
     assert shapes == [(100, 512, 2, 4, 4), *((*width, 4, 4, 4) for width in widths)]

@@ -77,5 +77,5 @@ def test_refusals() -> None:
     broken[5, 0] = -np.inf
     with pytest.raises(ValueError, match="in row 5:"):
         prdc(features(9, 8), broken)
-    with pytest.raises(ValueError, match="5 neighbours need 6 clips or more on each side, and there are 8 and 5"):
+    with pytest.raises(ValueError, match="5 neighbours need 6 clips or more in each set, and there are 8 and 5"):
         prdc(features(9, 8), features(9, 5))

@@ -72,5 +72,5 @@ def test_refusals() -> None:
     broken[2, 1] = np.nan
     with pytest.raises(ValueError, match="in row 2:"):
         kvd(features(8, 5), broken)
-    with pytest.raises(ValueError, match="at least 2 clips on each side, and there are 5 and 1"):
+    with pytest.raises(ValueError, match="at least 2 clips in each set, and there are 5 and 1"):
         jedi(features(8, 5), features(9, 1))

@@ -16,7 +16,7 @@ from kinema.metrics.pretrained import v_jepa, videomae
 
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-NETWORKS = {"videomae": videomae, "v-jepa": v_jepa}
+MAKERS = {"videomae": videomae, "v-jepa": v_jepa}
 
 
 def clips(*shape: int) -> Tensor:
@@ -56,7 +56,7 @@ def test_features_are_the_mean_token_of_frames_that_pil_resized(
 ) -> None:
     import transformers  # pyright: ignore[reportMissingImports]
 
-    network = NETWORKS[name](folders[name])
+    network = MAKERS[name](folders[name])
     given = clips(2, frames, height, width)
     found = network(given)
     assert (
@@ -84,7 +84,7 @@ def test_features_are_the_mean_token_of_frames_that_pil_resized(
 
 
 def test_it_says_what_it_is(folders: dict[str, str]) -> None:
-    for name, make in NETWORKS.items():
+    for name, make in MAKERS.items():
         network = make(folders[name])
         content = (Path(folders[name]) / "model.safetensors").read_bytes()
         assert network.name == name and network.checksum == hashlib.sha256(content).hexdigest()
@@ -110,7 +110,7 @@ def test_weights_in_parts_count_whole(folders: dict[str, str], tmp_path: Path) -
 @pytest.mark.parametrize(("name", "frames"), [("videomae", 15), ("videomae", 32), ("v-jepa", 7), ("v-jepa", 10)])
 def test_frames_that_do_not_fit_are_refused(folders: dict[str, str], name: str, frames: int) -> None:
     with pytest.raises(ValueError, match=f"{name} takes clips of .*, not of {frames}"):
-        NETWORKS[name](folders[name])(clips(1, frames, 32, 32))
+        MAKERS[name](folders[name])(clips(1, frames, 32, 32))
 
 
 def test_another_network_is_refused(folders: dict[str, str]) -> None:
@@ -169,6 +169,6 @@ def test_weights_that_would_be_unpickled_are_not_read(folders: dict[str, str], t
 
 def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    for make in NETWORKS.values():
+    for make in MAKERS.values():
         with pytest.raises(ValueError, match=r'pip install "kinema\[text\]"'):
             make("any")

@@ -46,7 +46,7 @@ def test_wasserstein_is_the_difference_of_the_means() -> None:
     assert generator_loss("wasserstein", FAKE, never).item() == pytest.approx(-(0.5 + 3.0) / 2)
 
 
-def test_a_generator_does_not_move_what_is_real() -> None:
+def test_no_gradient_flows_into_real_samples() -> None:
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
     generator_loss("relativistic", fake, lambda: real * 2).backward()
     assert real.grad is None and fake.grad is not None
@@ -89,21 +89,19 @@ def test_penalties_are_of_a_quarter_of_the_batch() -> None:
         seen.append(x.detach())
         return x**2
 
-    penalty = torch.as_tensor(Penalty(3.0)(critic, real, fake)).item()
+    penalty = torch.as_tensor(Penalty(3.0)(critic, real, fake, 0)).item()
     assert [x.tolist() for x in seen] == [[[0.0], [1.0]], [[10.0], [11.0]]]
     expected = 3 * ((0 + 2.0**2) / 2 / 2 + (20.0**2 + 22.0**2) / 2 / 2)
     assert penalty == pytest.approx(expected)
-    assert Penalty(0.0)(never, real, fake) == 0
-    assert torch.as_tensor(Penalty(3.0)(critic, real, fake, frames=5)).item() == pytest.approx(5 * expected)
+    assert Penalty(0.0)(never, real, fake, 0) == 0
+    assert torch.as_tensor(Penalty(3.0)(critic, real, fake, 0, frames=5)).item() == pytest.approx(5 * expected)
 
 
 def test_penalty_falls_geometrically_and_then_stays() -> None:
-    penalty, weights = Penalty(2.0, falls=4), []
-    for _ in range(7):
-        weights.append(float(penalty.weight))
-        penalty.play()
-    assert weights == pytest.approx([2 * Penalty.LAST ** (k / 4) for k in (0, 1, 2, 3, 4, 4, 4)])
-    resumed = Penalty(2.0, falls=4)
-    resumed.load_state_dict(penalty.state_dict())
-    assert float(resumed.weight) == pytest.approx(2 * Penalty.LAST)
-    assert Penalty(2.0).weight == 2
+    penalty = Penalty(2.0, falls=4)
+    expected = [2 * Penalty.LAST ** (k / 4) for k in (0, 1, 2, 3, 4, 4, 4)]
+    assert [penalty.weight(step) for step in range(7)] == pytest.approx(expected)
+    assert Penalty(2.0).weight(1000) == 2
+    real, fake = torch.rand(4, 1), torch.rand(4, 1)
+    first, last = (torch.as_tensor(penalty(lambda x: x**2, real, fake, step)).item() for step in (0, 9))
+    assert last == pytest.approx(Penalty.LAST * first)

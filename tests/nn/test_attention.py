@@ -1,4 +1,4 @@
-"""Both ways to attend against the formula, who attends to whom, and a cache that is a value."""
+"""Both implementations of attention against the formula, its masks, and a cache that is a value."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("way", [plain_attention, fused_attention])
-def test_both_ways_are_the_formula(way, mask: Mask) -> None:
+def test_both_implementations_are_the_formula(way, mask: Mask) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 3, 12, 8).requires_grad_().unbind()
     torch.testing.assert_close(way(q, k, v, mask), reference(q, k, v, mask), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_both_ways_have_one_gradient(mask: Mask) -> None:
+def test_both_implementations_have_one_gradient(mask: Mask) -> None:
     torch.manual_seed(0)
     qkv, wanted = torch.randn(3, 2, 3, 12, 8, requires_grad=True), torch.randn(2, 3, 12, 8)
     q, k, v = qkv
@@ -72,7 +72,7 @@ def test_causal_queries_are_the_last(way, queries: int) -> None:
         (torch.float32, 256, True, False, False),
     ],
 )
-def test_the_faster_way_is_taken(
+def test_the_faster_implementation_is_chosen(
     monkeypatch, dtype: torch.dtype, tokens: int, training: bool, amx: bool, plain: bool
 ) -> None:
     monkeypatch.setattr(kinema.nn.attention, "AMX", amx)
@@ -92,7 +92,7 @@ def influence(attention: Attention, mask: Mask) -> Tensor:
     return jacobian.abs().sum((0, 2, 3, 5)) > 0
 
 
-def test_who_attends_to_whom() -> None:
+def test_the_mask_decides_which_tokens_attend() -> None:
     torch.manual_seed(0)
     same_frame = TIME[:, None] == TIME
     same_place = (torch.arange(12)[:, None] - torch.arange(12)) % 4 == 0
@@ -117,7 +117,7 @@ def test_scores_do_not_grow_with_queries_and_keys() -> None:
 
 
 @pytest.mark.parametrize(("width", "heads"), [(16, 3), (16, 4), (18, 2)])
-def test_a_width_that_does_not_split_is_refused(width: int, heads: int) -> None:
+def test_a_width_that_does_not_split_is_an_error(width: int, heads: int) -> None:
     with pytest.raises(ValueError, match=f"a width of {width} in {heads} heads: choose"):
         Attention(width, heads)
 

@@ -1,4 +1,4 @@
-"""Augmentation changes a clip as a whole, by its generator alone, and lets gradients through."""
+"""Augmentation changes all frames of a clip alike, draws from its generator only, and lets gradients through."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kinema.nn.critic import Critic, clips_seen, critic_of_clips, keep_scale
+from kinema.nn.critic import Critic, critic_input, critic_of_clips, init_kaiming_
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -36,17 +36,17 @@ def test_noise_comes_from_the_generator() -> None:
     assert not torch.equal(critic(x, seeded(1)), critic(x, seeded(2)))
 
 
-def test_weights_keep_the_scale_of_what_they_are_given() -> None:
+def test_weights_keep_the_scale_of_their_input() -> None:
     torch.manual_seed(0)
     critic = Critic([nn.Conv2d(64, 64, 4), nn.Conv3d(64, 64, 4)], "none")
-    keep_scale(critic)
+    init_kaiming_(critic)
     for convolution in critic.convolutions:
         inputs = convolution.weight[0].numel()
         expected = (2 / (1 + 0.2**2) / inputs) ** 0.5  # He et al. 2015, arXiv 1502.01852, equation 15
         assert convolution.weight.std().item() == pytest.approx(expected, rel=0.01)
 
 
-def test_clips_are_seen_whole() -> None:
+def test_a_critic_of_clips_gets_all_frames() -> None:
     clips = torch.rand(2, 4, 3, 16, 16)
-    assert torch.equal(clips_seen(clips, seeded(), False), clips.transpose(1, 2))
-    assert not torch.equal(clips_seen(clips, seeded(), True), clips.transpose(1, 2))
+    assert torch.equal(critic_input(clips, seeded(), False), clips.transpose(1, 2))
+    assert not torch.equal(critic_input(clips, seeded(), True), clips.transpose(1, 2))

@@ -69,7 +69,7 @@ def test_arithmetic_is_float32() -> None:
 
 
 @pytest.mark.parametrize("levels", [[], [5, 2]])
-def test_too_few_levels_are_refused(levels: list[int]) -> None:
+def test_too_few_levels_are_errors(levels: list[int]) -> None:
     with pytest.raises(ValueError, match="3 or more"):
         FSQ(levels)
 

@@ -71,7 +71,7 @@ def test_it_is_the_distance_of_the_layers(vgg16: Path, linear: Path, weighted: b
     torch.testing.assert_close(half, found, rtol=0.05, atol=0)
 
 
-def test_equal_images_are_at_0_and_others_are_drawn_nearer(vgg16: Path) -> None:
+def test_equal_images_have_distance_0_and_descent_brings_others_nearer(vgg16: Path) -> None:
     truth = images(0, 2)
     assert perceptual_distance(str(vgg16), truth, truth).eq(0).all()
     black = torch.full_like(truth, -1.0)
@@ -84,7 +84,7 @@ def test_equal_images_are_at_0_and_others_are_drawn_nearer(vgg16: Path) -> None:
     assert perceptual_distance(str(vgg16), step, truth).mean() < before
 
 
-def test_a_gradient_flows_though_a_metric_read_the_weights(vgg16: Path, tmp_path: Path) -> None:
+def test_gradients_flow_after_a_metric_has_loaded_the_weights(vgg16: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.symlink_to(vgg16)
     predicted, truth = images(0, 1), images(1, 1)
@@ -103,25 +103,25 @@ def test_the_loss_is_that_of_a_frame_of_each_clip(vgg16: Path) -> None:
     torch.testing.assert_close(loss, every[torch.arange(3), drawn].mean())
 
 
-def test_files_that_hold_something_else_are_refused(vgg16: Path, linear: Path, tmp_path: Path) -> None:
-    def refused(path: Path) -> str:
+def test_files_that_hold_something_else_are_errors(vgg16: Path, linear: Path, tmp_path: Path) -> None:
+    def message_of(path: Path) -> str:
         with pytest.raises(ValueError, match="not the weights of a perceptual loss") as error:
             perceptual_distance(str(path), images(0, 1), images(1, 1))
         message = str(error.value)
         assert message.startswith(f"{path}: ") and "\n" not in message and "python -c" in message
         return message
 
-    refused(tmp_path / "nowhere.safetensors")
+    message_of(tmp_path / "nowhere.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     foreign.write_text("no")
-    refused(foreign)
+    message_of(foreign)
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, foreign)
-    assert "features.0.bias" in refused(foreign)
+    assert "features.0.bias" in message_of(foreign)
     weights = load_file(vgg16)
     save_file(weights | {"features.5.weight": torch.zeros(128, 64, 1, 1)}, foreign)
-    assert "features.5.weight is [128, 64, 1, 1], not [128, 64, 3, 3]" in refused(foreign)
+    assert "features.5.weight is [128, 64, 1, 1], not [128, 64, 3, 3]" in message_of(foreign)
     save_file({name: value for name, value in load_file(linear).items() if name != "lin4.model.1.weight"}, foreign)
-    assert "lin4" in refused(foreign)
+    assert "lin4" in message_of(foreign)
 
 
 def test_the_conversion_that_the_message_names(vgg16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

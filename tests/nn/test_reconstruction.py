@@ -43,7 +43,7 @@ def test_gradient_difference_is_equation_6_over_a_pyramid(kind: PixelLoss, alpha
     torch.testing.assert_close(gradient_difference(kind, torch.stack([b, b]), torch.stack([b, a]))[1], total / 3)
 
 
-def test_an_edge_costs_what_it_is_high_at_each_scale() -> None:
+def test_an_edge_costs_its_height_at_each_scale() -> None:
     flat = torch.zeros(1, 3, 16, 8)
     edge = flat.clone()
     edge[..., 8:, :] = 1.0  # between rows: one of 15, 7 and 3 differences down each column

@@ -1,4 +1,4 @@
-"""Rotary positions against complex rotations, and what they are for: scores that know differences alone."""
+"""Rotary positions against complex rotations; scores depend on differences of positions only."""
 
 from __future__ import annotations
 

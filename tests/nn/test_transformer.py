@@ -1,4 +1,4 @@
-"""The transformer sees what it may and nothing else, starts as nothing, and goes on from a cache as if it had not."""
+"""The transformer: its masks, its first outputs, and a cache that gives what one forward pass gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinema.nn.attention import Over
+from kinema.nn.attention import AttentionAxis
 from kinema.nn.rotary import grid, rotary_table
 from kinema.nn.transformer import AttentionKind, Block, Causal, Transformer
 
@@ -32,7 +32,7 @@ causal_mode = pytest.mark.parametrize(
 
 
 def awake(module: nn.Module) -> nn.Module:
-    """With what begins at zero drawn at random."""
+    """The module with random values in the place of parameters that are zero at first."""
     for parameter in module.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.3)
@@ -47,7 +47,7 @@ def tiny(kind: AttentionKind, causal: Causal, conditioned: bool = True, depth: i
 
 
 @mode
-def test_who_depends_on_whom(kind: AttentionKind, causal: Causal, sees: Tensor) -> None:
+def test_tokens_depend_on_those_they_may_attend_to(kind: AttentionKind, causal: Causal, sees: Tensor) -> None:
     transformer, x, condition = tiny(kind, causal), torch.randn(1, 12, 16), torch.randn(1, FRAMES, 16)
     jacobian = torch.autograd.functional.jacobian(lambda *a: transformer(a[0], POSITIONS, a[1], FRAMES), (x, condition))
     on_tokens, on_conditions = (j.abs().sum((0, 2, 3, 5)) > 0 for j in jacobian)  # [12, 12] and [12, FRAMES]
@@ -87,7 +87,7 @@ CHUNKS: list[tuple[AttentionKind, Causal, list[int]]] = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "causal", "sizes"), CHUNKS)
-def test_going_on_from_a_cache_changes_nothing(
+def test_extending_a_cache_equals_one_forward(
     kind: AttentionKind, causal: Causal, sizes: list[int], dtype: torch.dtype
 ) -> None:
     transformer = tiny(kind, causal, conditioned=causal == "frames", depth=4).eval()
@@ -108,13 +108,13 @@ def test_going_on_from_a_cache_changes_nothing(
     assert error.mean() < (1e-6 if dtype == torch.float32 else 0.02)
 
 
-def test_without_causality_there_is_no_going_on() -> None:
+def test_a_transformer_that_is_not_causal_cannot_extend() -> None:
     with pytest.raises(ValueError, match="build the transformer causal"):
         tiny("full", None).extend(torch.randn(1, 12, 16), POSITIONS, None, torch.randn(1, 1, 16))
 
 
 @pytest.mark.parametrize("over", ["all", "space", "time"])
-def test_a_conditioned_block_begins_as_the_identity(over: Over) -> None:
+def test_a_conditioned_block_begins_as_the_identity(over: AttentionAxis) -> None:
     x, condition = torch.randn(2, 12, 16), torch.randn(2, FRAMES, 16)
     transformer = Transformer(16, 2, 2, "full" if over == "all" else "factorised", conditioned=True)
     block = transformer.blocks[transformer.overs.index(over)]
@@ -144,7 +144,7 @@ def test_conditioning_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "factorised"])
-def test_a_condition_is_of_its_group(kind: AttentionKind) -> None:
+def test_a_condition_applies_to_its_group(kind: AttentionKind) -> None:
     transformer, x = tiny(kind, None), torch.randn(2, 12, 16)
     of_frames, of_all = torch.randn(2, FRAMES, 16), torch.randn(2, 1, 16)
     for condition, of_tokens in (
@@ -179,7 +179,7 @@ def test_what_blocks_add_keeps_its_scale_with_depth(depth: int) -> None:
     assert 1.0 < seen[0].std() < 1.6
 
 
-def test_settings_that_do_not_fit_are_refused() -> None:
+def test_settings_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match="an even depth"):
         Transformer(16, 3, 2, "factorised")
     with pytest.raises(ValueError, match="causal in frames or not at all"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kinema.nn.upconvolution import normalised, time_strides
+from kinema.nn.upconvolution import time_strides, with_batch_norm
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_layers_with_these_strides_make_all_frames_and_take_them_back(frames: in
 @pytest.mark.parametrize("layer", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
 def test_every_layer_is_normalised(layer: type[nn.ConvTranspose2d]) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(*normalised([layer(4, 6, 3), layer(6, 5, 3)]))
+    network = nn.Sequential(*with_batch_norm([layer(4, 6, 3), layer(6, 5, 3)]))
     dimensions = network[0].weight.ndim - 2
     out = network[:-1](3 * torch.randn(8, 4, *(3,) * dimensions)).transpose(0, 1).flatten(1)  # before the last ReLU
     torch.testing.assert_close(out.mean(1), torch.zeros(5), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The report: one file that asks for nothing, the same numbers in all its forms, and names from outside as text."""
+"""The report: one file without external references, the same numbers in all its forms, and names as text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import io
 import json
 import math
 import re
-from html import escape
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
+from rich.console import Console
 
-from kinema.metrics.protocol import Number, Protocol, Result
-from kinema.report.html import Picture, Shown, page
-from kinema.report.markdown import Difference, document, leaderboard, written, written_p
+from kinema.metrics.protocol import Difference, Number, Protocol, Result
+from kinema.report.html import ClipColumn, Plot, html_page
+from kinema.report.tables import build_report, format_number
+from kinema.report.text import markdown, terminal_table
 
 PROTOCOL = Protocol(256, 16, 8.0, 64, 64, "area", {"name": "a network"}, "9f" * 32, 0)
 NAN = math.nan
@@ -81,10 +85,27 @@ class Tables(HTMLParser):
             self._rows[-1][-1] = (text + data, exact)
 
 
+def page(results: list[Result], columns: Sequence[ClipColumn] = (), plots: Sequence[Plot] = (), **words: Any) -> str:
+    return html_page(build_report(results, **{"title": "t"} | words), columns, plots)
+
+
+def document(results: list[Result], **words: Any) -> str:
+    return markdown(build_report(results, **{"title": "t"} | words))
+
+
+def terminal(results: list[Result]) -> str:
+    """The printed table of numbers."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(terminal_table(build_report(results, title="t").sections[0].tables[0], "t"))
+    return console.file.getvalue()
+
+
 def markdown_table(text: str, heading: str) -> list[list[str]]:
+    """The rows of the table below a heading, its head first."""
     lines = text[text.index(heading) :].split("\n\n")
     table = next(part for part in lines if part.startswith("|")).split("\n")
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+    return rows[:1] + rows[2:]
 
 
 def figures(text: str) -> list[str]:
@@ -92,29 +113,34 @@ def figures(text: str) -> list[str]:
     return re.findall(r"-?\d+\.?\d*", re.sub(r"\[\^?\d+\]", "", text))
 
 
-def test_page_document_and_json_have_the_same_numbers() -> None:
+def test_page_document_terminal_and_json_have_the_same_numbers() -> None:
     found = results()
-    rows = Tables(page(found, title="t")).tables["Numbers of each source"]
-    lines = markdown_table(document(found, title="t"), "## Numbers")
-    assert [cell.split()[0] for cell, _ in rows[0][1:]] == lines[0][1:] == ["fvd", "kept", "motion", "extra"]
-    lines.pop(1)  # the rule below the heads
+    rows = Tables(page(found)).tables["Numbers of each source"]
+    lines = markdown_table(document(found), "## Numbers")
+    printed = [[cell.strip() for cell in line.split("│")[1:-1]] for line in terminal(found).splitlines() if "│" in line]
+    assert [row[0][0].split()[0] for row in rows[1:]] == ["fvd", "kept", "motion", "extra"]
+    assert [text for text, _ in rows[0]] == ["Measure", "one generated", "two generated", "Reference", "Better"]
     seen = 0
-    for result, row, line in zip(found, rows[1:], lines[1:], strict=False):
-        assert row[0][0].startswith(result.source) and line[0].startswith(result.source)
-        saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))["numbers"]
-        for name, (text, exact), cell in zip(lines[0][1:], row[1:], line[1:], strict=True):
-            assert figures(text) == figures(cell)
+    for row, line, shown in zip(rows[1:], lines[1:], printed, strict=True):
+        name = row[0][0].split()[0]
+        for column, result in enumerate(found, 1):
+            (text, exact), saved = row[column], json.loads(json.dumps(result.to_dict(), allow_nan=False))["numbers"]
+            assert figures(text) == figures(line[column]) == figures(shown[column])
             number = saved.get(name, {"value": None})
             if number["value"] is None:
-                assert "not measured" in text and "not measured" in cell and exact == []
+                assert (
+                    all(cell.startswith("not measured") for cell in (text, line[column], shown[column])) and not exact
+                )
                 continue
-            assert exact == [number[key] for key in ("value", "low", "high")]
-            for printed, value in zip(figures(text), exact, strict=False):
-                assert abs(float(printed) - value) <= 0.5000001 * 10 ** -len(printed.partition(".")[2])
+            assert exact == [number["value"]]
+            values = [number[key] for key in ("value", "low", "high")]
+            for figure, value in zip(figures(text), values, strict=False):
+                assert abs(float(figure) - value) <= 0.5000001 * 10 ** -len(figure.partition(".")[2])
             seen += 1
+        assert figures(row[3][0]) == figures(line[3]) == figures(shown[3])
     assert seen == 6
-    assert [figures(text) for text, _ in rows[3]] == [figures(cell) for cell in lines[3]]
-    assert [exact for _, exact in rows[3][1:]] == [[31.27], [0.99], [4.31], []]
+    assert [row[3][1] for row in rows[1:]] == [[31.27], [0.99], [4.31], []]
+    assert [line[4] for line in lines[1:]] == ["lower", "higher", "near the reference", ""]
 
 
 @pytest.mark.parametrize(
@@ -132,30 +158,36 @@ def test_page_document_and_json_have_the_same_numbers() -> None:
     ],
 )
 def test_how_a_number_is_written(three: tuple[float, float, float], expected: tuple[str, str, str]) -> None:
-    assert written(*three) == expected
+    assert format_number(*three) == expected
 
 
 def test_the_best_is_what_better_says() -> None:
-    best = [[cell.best for cell in row] for row in leaderboard(results()).rows]
-    assert best == [[True, False, True, False], [False, False, False, False]]  # 4.25 is nearer to 4.31 than 4.39 is
-    alone = leaderboard(results()[:1])
-    assert not any(cell.best for cell in alone.rows[0])
-    text = page(results(), title="t")
-    assert re.findall(r"<b><data[^>]*>([^<]*)", text) == ["212.3", "4.250"]
-    assert re.findall(r"\*\*([^*]*)\*\*", document(results(), title="t")) == ["212.3", "4.250"]
-    assert "best value of a column is bold" in text
+    rows = build_report(results(), title="t").sections[0].tables[0].rows
+    assert [[cell.best for cell in row[1:3]] for row in rows] == [
+        [True, False],
+        [False, False],
+        [True, False],  # 4.25 is nearer to 4.31 than 4.39 is
+        [False, False],
+    ]
+    single = build_report(results()[:1], title="t").sections[0]
+    assert not any(cell.best for row in single.tables[0].rows for cell in row) and "bold" not in single.text
+    text = page(results())
+    assert re.findall(r"<b>([\d.]+)</b>", text) == ["212.3", "4.250"]
+    assert re.findall(r"\*\*([^*]*)\*\*", document(results())) == ["212.3", "4.250"]
+    assert "best value of a row is bold" in text
 
 
-def test_notes_stand_beside_what_was_forced_or_not_measured() -> None:
-    text, plain = page(results(), title="t"), document(results(), title="t")
+def test_notes_are_referred_to_from_their_cells() -> None:
+    text, plain = page(results()), document(results())
     rows = Tables(text).tables["Numbers of each source"]
-    assert rows[1][3][0].split()[:2] == ["4.250", "[1]"] and rows[2][2][0].split() == ["not", "measured", "[2]"]
-    assert '<li id="note-1"><b>[1]</b>Forced: 256 clips are few.</li>' in text
-    assert '<li id="note-2"><b>[2]</b>There are no captions to keep.</li>' in text
+    assert rows[3][1][0].split()[:2] == ["4.250", "[2]"] and rows[2][2][0].split() == ["not", "measured", "[1]"]
+    assert '<li id="note-1"><b>[1]</b>There are no captions to keep.</li>' in text
+    assert '<li id="note-2"><b>[2]</b>Forced: 256 clips are few.</li>' in text
     lines = markdown_table(plain, "## Numbers")
-    assert lines[2][3].endswith("[^1]") and lines[3][2] == "not measured [^2]"
-    assert "[^1]: Forced: 256 clips are few.\n[^2]: There are no captions to keep." in plain
-    assert "of 128 clips" in rows[1][2][0] and "of 128 clips" in lines[2][2]
+    assert lines[3][1].endswith("[^2]") and lines[2][2] == "not measured [^1]"
+    assert "[^1]: There are no captions to keep.\n[^2]: Forced: 256 clips are few." in plain
+    assert "of 128 clips" in rows[2][1][0] and "of 128 clips" in lines[2][1]
+    assert "4.250 [4.100, 4.400] [2]" in terminal(results())
 
 
 def test_references_that_differ_are_both_shown() -> None:
@@ -163,27 +195,26 @@ def test_references_that_differ_are_both_shown() -> None:
         Result(name, "generated", PROTOCOL, {"fvd": Number(10.0, 9.0, 11.0, 256, real=real)})
         for name, real in (("one", 3.0), ("two", 3.5))
     )
-    assert leaderboard([one, two]).real == [{"3.00": 3.0, "3.50": 3.5}]
-    assert markdown_table(document([one, two], title="t"), "## Numbers")[-1][1] == "3.00 to 3.50"
+    assert markdown_table(document([one, two]), "## Numbers")[1][3] == "3.00 to 3.50"
 
 
 def test_differences_are_the_same_in_page_and_document() -> None:
     rows = [
         Difference("psnr", "one", "two", 1.2345, 0.812, 1.654, 0.0002),
         Difference("x", "one", "two", NAN, NAN, NAN, NAN),
+        Difference("y", "one", "two", 1.0, 0.5, 1.5, 0.214),
     ]
-    table = Tables(page(results(), title="t", differences=rows)).tables["Differences"]
-    lines = markdown_table(document(results(), title="t", differences=rows), "## Differences")
-    assert [figures(text) for text, _ in table[1]] == [figures(cell) for cell in lines[2]]
-    assert figures(lines[2][3]) == ["1.234", "0.812", "1.654"] and table[1][3][1] == [1.2345, 0.812, 1.654]
-    assert table[1][4] == ("< 0.001", [0.0002]) and lines[2][4] == r"\< 0.001"
-    assert table[2][3][0] == lines[3][3] == table[2][4][0] == lines[3][4] == "not measured"
-    assert written_p(0.214) == "0.214"
+    table = Tables(page(results(), differences=rows)).tables["Differences"]
+    lines = markdown_table(document(results(), differences=rows), "## Differences")
+    assert [figures(text) for text, _ in table[1]] == [figures(cell) for cell in lines[1]]
+    assert figures(lines[1][3]) == ["1.234", "0.812", "1.654"] and table[1][3][1] == [1.2345]
+    assert table[1][4][0] == "< 0.001" and lines[1][4] == r"\< 0.001" and lines[3][4] == "0.214"
+    assert table[2][3][0] == lines[2][3] == table[2][4][0] == lines[2][4] == "not measured"
 
 
-def test_the_page_asks_for_nothing() -> None:
-    shown = [Shown("real", clips(), 8), Shown("one", clips(), 8.0, ["a", "b"], [0, 1])]
-    text = page(results(), title="t", shown=shown, pictures=[Picture("p", "s", clips()[0, 0])])
+def test_the_page_has_no_external_references() -> None:
+    shown = [ClipColumn("real", clips(), 8), ClipColumn("one", clips(), 8.0, ["a", "b"], [0, 1])]
+    text = page(results(), shown, [Plot("p", "s", clips()[0, 0])])
     assert not re.search(r"https?://|@import|url\(", text)
     tags = Tables(text).tags
     sources = [attrs["src"] for tag, attrs in tags if "src" in attrs]
@@ -194,7 +225,7 @@ def test_the_page_asks_for_nothing() -> None:
 
 
 def test_the_script_is_the_one_that_the_policy_allows() -> None:
-    text = page(results(), title="t")
+    text = page(results())
     script = re.search(r"<script>(.*)</script>", text, re.DOTALL)
     digest = re.search(r"script-src 'sha256-([^']*)'", text)
     assert script and digest
@@ -204,9 +235,8 @@ def test_the_script_is_the_one_that_the_policy_allows() -> None:
 @pytest.mark.parametrize("frames", [1, 5, 16])
 def test_clips_are_in_the_page_pixel_for_pixel(frames: int) -> None:
     given = clips(3, frames)
-    images = [
-        attrs for tag, attrs in Tables(page(results(), title="t", shown=[Shown("one", given, 8)])).tags if tag == "img"
-    ]
+    page_tags = Tables(page(results(), [ClipColumn("one", given, 8)])).tags
+    images = [attrs for tag, attrs in page_tags if tag == "img"]
     assert len(images) == 3
     for clip, attrs in zip(given, images, strict=True):
         sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode((attrs["src"] or "").split(",")[1]))).convert("RGB"))
@@ -218,27 +248,31 @@ def test_clips_are_in_the_page_pixel_for_pixel(frames: int) -> None:
 
 
 def test_large_clips_are_compressed_and_the_page_says_so() -> None:
-    small, large = (page(results(), title="t", shown=[Shown("one", clips(1, n, 128, 128), 8)]) for n in (64, 65))
+    small, large = (page(results(), [ClipColumn("one", clips(1, n, 128, 128), 8)]) for n in (64, 65))
     assert "Clips are lossless" in small and "quality 90" in large
     assert len(large) < len(small) / 2
 
 
-def test_rows_have_one_seed_and_a_caption_that_is_shared_once() -> None:
+def test_rows_have_one_seed_and_a_shared_caption_once() -> None:
     shown = [
-        Shown("real", clips(), 8, ["a red ball", "a blue ball"]),
-        Shown("one", clips(), 8, ["a red ball", "a green ball"], [7, 8]),
-        Shown("two", clips(1), 8, (), [7]),
+        ClipColumn("real", clips(), 8, ["a red ball", "a blue ball"]),
+        ClipColumn("one", clips(), 8, ["a red ball", "a green ball"], [7, 8]),
+        ClipColumn("two", clips(1), 8, (), [7]),
     ]
-    rows = Tables(page(results(), title="t", shown=shown)).tables["Clips, a column for each source"]
+    rows = Tables(page(results(), shown)).tables["Clips, a column for each source"]
     assert [text for text, _ in rows[0]] == ["real", "one", "two"]
-    assert rows[1][0][0] == "Seed 7 a red ball" and [text for text, _ in rows[2]] == ["real", "one", "two"]
-    assert rows[3][0][0] == "Seed 8 " and [text for text, _ in rows[4]] == ["real a blue ball", "one a green ball", ""]
+    assert rows[1][0][0] == "Seed 7 a red ball" and [text.strip() for text, _ in rows[2]] == ["real", "one", "two"]
+    assert rows[3][0][0] == "Seed 8 " and [text.strip() for text, _ in rows[4]] == [
+        "real a blue ball",
+        "one a green ball",
+        "",
+    ]
 
 
-def test_rows_of_different_seeds_are_refused() -> None:
-    shown = [Shown("one", clips(), 8, (), [0, 1]), Shown("two", clips(), 8, (), [0, 2])]
+def test_rows_of_different_seeds_raise() -> None:
+    shown = [ClipColumn("one", clips(), 8, (), [0, 1]), ClipColumn("two", clips(), 8, (), [0, 2])]
     with pytest.raises(ValueError, match=r"row 2 .* mixes seeds \[1, 2\]"):
-        page(results(), title="t", shown=shown)
+        page(results(), shown)
 
 
 @pytest.mark.parametrize(
@@ -251,60 +285,63 @@ def test_rows_of_different_seeds_are_refused() -> None:
         ({"clips": np.zeros((1, 17, 1, 4000, 3), np.uint8)}, "too much for a page"),
     ],
 )
-def test_clips_that_cannot_be_shown_are_refused(wrong: dict, message: str) -> None:
+def test_clips_that_cannot_be_shown_raise(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Shown("one", **({"clips": clips(), "fps": 8} | wrong))
+        ClipColumn("one", **({"clips": clips(), "fps": 8} | wrong))
 
 
 def test_hostile_names_are_text() -> None:
     number = Number(1.0, 0.5, 1.5, 256, HOSTILE, HOSTILE, 1.0, HOSTILE)
     protocol = Protocol(256, 16, None, 64, 64, HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, 0)
     found = [Result(HOSTILE, HOSTILE, protocol, {HOSTILE: number}, {HOSTILE: HOSTILE}, {}, (HOSTILE, "\udcff.mp4"))]
-    shown = [Shown(HOSTILE, clips(), 8, [HOSTILE, HOSTILE])]
-    pictures = [Picture(HOSTILE, HOSTILE, clips()[0, 0])]
+    shown = [ClipColumn(HOSTILE, clips(), 8, [HOSTILE, HOSTILE])]
+    pictures = [Plot(HOSTILE, HOSTILE, clips()[0, 0])]
     rows = [Difference(HOSTILE, HOSTILE, HOSTILE, 1.0, 0.0, 2.0, 0.5)]
-    text = page(found, title=HOSTILE, reference=HOSTILE, shown=shown, pictures=pictures, differences=rows)
+    text = page(found, shown, pictures, title=HOSTILE, reference=HOSTILE, differences=rows)
     tags = [tag for tag, _ in Tables(text).tags]
     assert tags.count("script") == 1 and tags.count("img") == 3
     assert text.count("alert(1)") == text.count("&lt;script&gt;alert(1)")
-    assert escape(" ".join(HOSTILE.split())) in text and "?.mp4" in text
+    assert str(escape(" ".join(HOSTILE.split()))) in text and "?.mp4" in text
     text.encode()
 
     plain = document(found, title=HOSTILE, reference=HOSTILE, differences=rows)
     assert not re.search(r"(?<!\\)<|(?<!\\)`|(?<!\\)\[z|^# h", plain, re.MULTILINE)
-    for heading in ("## Numbers", "### What the numbers are", "## Differences", "## Protocol", "### How"):
+    for heading in ("## Numbers", "## Differences", "### Protocol", "### How"):
         assert len({len(row) for row in markdown_table(plain, heading)}) == 1  # no name has made a column
     plain.encode()
+    assert "[z](https://example.org)" in terminal(found)  # no markup of the terminal either
 
 
 def test_one_result_without_anything_else() -> None:
     bare = Result("one", "real", PROTOCOL, {"fvd": Number(1.0, 0.5, 1.5, 256)})
     text, plain = page([bare], title="A report"), document([bare], title="A report")
-    assert "Clips</h2>" not in text and "Plots</h2>" not in text and "Paired" not in text and "Paired" not in plain
-    assert "<img" not in text and 'class="player"' not in text and 'class="real"' not in text
+    assert (
+        not any(f"{title}</h2>" in text for title in ("Clips", "Plots", "Differences")) and "Differences" not in plain
+    )
+    assert "<img" not in text and 'class="player"' not in text
     for form in (text, plain):
         assert "95 % interval" in form and "bold" not in form
         assert PROTOCOL.hash in form and "None." in form and "How each was made" not in form
         assert "one, measured against the reference (9f9f9f9f9f): 256 clips of 16 frames, 64x64 pixels" in form
 
 
-def test_many_results_each_have_a_row_and_their_files_left_out() -> None:
+def test_many_results_each_have_a_column_and_their_skipped_files() -> None:
     found = results() * 6
-    text = page(found, title="t", reference="the test split")
-    assert len(Tables(text).tables["Numbers of each source"]) == 1 + 12 + 1
+    text = page(found, reference="the test split")
+    assert {len(row) for row in Tables(text).tables["Numbers of each source"]} == {1 + 12 + 2}
     assert "12 sources, measured against the test split (9f9f9f9f9f)" in text
     assert text.count("<li>one: broken.mp4: no frames</li>") == 6
     assert Tables(text).tables["How each was made"][1][1][0] == "2.9"
 
 
-def test_nothing_is_refused() -> None:
+def test_a_report_of_nothing_raises() -> None:
     for make in (page, document):
         with pytest.raises(ValueError, match="no results"):
-            make([], title="t")
+            make([])
 
 
-def test_what_is_wide_scrolls_in_its_own_box_and_can_be_reached() -> None:
-    text = page(results(), title="t", shown=[Shown("one", clips(), 8)], pictures=[Picture("p", "s", clips()[0, 0])])
+def test_wide_tables_scroll_in_their_own_box_and_are_accessible() -> None:
+    text = page(results(), [ClipColumn("one", clips(), 8)], [Plot("p", "s", clips()[0, 0])])
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "@media (max-width: 40rem)" in text and "@media (prefers-color-scheme: dark)" in text
     assert re.search(r"\.box \{[^}]*overflow-x: auto", text)

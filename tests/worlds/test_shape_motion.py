@@ -1,4 +1,4 @@
-"""Shape Motion: what is drawn agrees with the truth that is told of it."""
+"""Shape Motion: what is drawn agrees with the truth behind it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kinema.worlds import WORLDS
+from kinema.registry import WORLDS
 from kinema.worlds.shape_motion import ShapeMotion, colour_name, render, scene
 
 
@@ -14,25 +14,26 @@ def test_batch_is_a_function_of_seed_step_and_rank() -> None:
     first = ShapeMotion().batch(3, 4, seed=7, rank=1, ranks=2)
     again = ShapeMotion().batch(3, 4, seed=7, rank=1, ranks=2)
     assert torch.equal(first.frames, again.frames)
-    assert first.given.text == again.given.text
+    assert first.conditions.text == again.conditions.text
     for other in ({"step": 4}, {"seed": 8}, {"rank": 0}):
         batch = ShapeMotion().batch(**{"step": 3, "size": 4, "seed": 7, "rank": 1, "ranks": 2} | other)
         assert not torch.equal(first.frames, batch.frames)
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 64, 64), (16, 64, 64), (40, 32, 48), (8, 65, 17)])
-def test_batch_keeps_the_facts(frames: int, height: int, width: int) -> None:
+def test_batch_keeps_the_spec(frames: int, height: int, width: int) -> None:
     world = WORLDS["shape-motion"](frames=frames, height=height, width=width)
     batch = world.batch(0, 3, seed=0)
-    assert (world.facts.frames, world.facts.height, world.facts.width) == (frames, height, width)
+    assert (world.spec.frames, world.spec.height, world.spec.width) == (frames, height, width)
     assert batch.frames.shape == (3, frames, 3, height, width)
-    assert batch.frames.dtype == torch.float32
+    assert batch.frames.dtype == torch.uint8
     assert batch.frames.is_contiguous()
-    assert batch.frames.amin() == -1
-    assert batch.frames.amax() <= 1
-    assert batch.given.label is not None
-    assert batch.given.text is not None
-    for label, text in zip(batch.given.label.tolist(), batch.given.text, strict=True):
+    assert batch.frames.amin() == 0
+    truth = scene(np.random.default_rng((0, 0, 0)), 3, frames, height, width)
+    assert np.array_equal(batch.frames.movedim(2, -1), render(truth, height, width))
+    assert batch.conditions.label is not None
+    assert batch.conditions.text is not None
+    for label, text in zip(batch.conditions.label.tolist(), batch.conditions.text, strict=True):
         assert text.endswith(("moves from bottom to top", "moves from right to left")[label])
 
 

@@ -63,7 +63,7 @@ def test_a_wrong_attribute_is_seen_and_no_other_is_blamed(attribute: str, others
             if attribute == "motion" and sprite.motion in ("wander", "appear"):
                 continue  # it may wander any way, and what appears is not there at first
             verdict = verify(clip, replace(asked, sprites=(replace(sprite, **{attribute: other}),)))
-            assert not verdict.right
+            assert not verdict.matches_prompt
             (found,) = verdict.sprites
             if attribute == "colour":
                 assert not found.found and verdict.extra == (sprite.colour,)
@@ -79,15 +79,15 @@ def test_attributes_that_are_swapped_between_two_are_seen() -> None:
         if a is None or b is None or a.shape == b.shape:
             continue
         swapped = (replace(a, shape=b.shape), replace(b, shape=a.shape))
-        assert not verify(clip, replace(asked, sprites=swapped)).right
+        assert not verify(clip, replace(asked, sprites=swapped)).matches_prompt
 
 
 def test_the_order_in_time_matters() -> None:
     clips, truth = real(40, sprites=2, then=True)
     for clip, asked in zip(clips, truth.asked, strict=True):
         if asked.then:
-            assert not verify(clip, replace(asked, sprites=asked.sprites[::-1])).right
-            assert not verify(clip, replace(asked, then=False)).right
+            assert not verify(clip, replace(asked, sprites=asked.sprites[::-1])).matches_prompt
+            assert not verify(clip, replace(asked, then=False)).matches_prompt
 
 
 def test_one_too_many_and_one_too_few() -> None:
@@ -95,7 +95,7 @@ def test_one_too_many_and_one_too_few() -> None:
     for clip, asked in zip(clips, truth.asked, strict=True):
         if len(asked.sprites) == 2:
             verdict = verify(clip, replace(asked, sprites=asked.sprites[:1]))
-            assert verdict.extra == (asked.sprites[1].colour,) and not verdict.right
+            assert verdict.extra == (asked.sprites[1].colour,) and not verdict.matches_prompt
     clips, truth = real(20, sprites=1)
     for clip, asked in zip(clips, truth.asked, strict=True):
         another = replace(asked.sprites[0], colour=next(c for c in COLOURS if c != asked.sprites[0].colour))
@@ -108,7 +108,7 @@ def test_empty_clips_and_noise_show_nothing(level: int) -> None:
     _, truth = real(5)
     blank = np.full((16, 64, 64, 3), level, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, blank.shape).astype(np.uint8)
-    assert not any(verify(clip, asked).right for clip in (blank, noise) for asked in truth.asked)
+    assert not any(verify(clip, asked).matches_prompt for clip in (blank, noise) for asked in truth.asked)
     if level < 255:
         assert tracks(blank) == ()
 

@@ -1,4 +1,4 @@
-"""The sprite world: what is drawn, heard and said agrees with the truth behind it."""
+"""The sprite world: frames, sound, actions and captions agree with the scene behind them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from kinema.conditions.audio import RATE
+from kinema.conditions.audio import SAMPLE_RATE
 from kinema.conditions.text import Vocabulary
-from kinema.worlds import WORLDS
+from kinema.registry import WORLDS
 from kinema.worlds.sprite_drawing import SHAPES, draw
 from kinema.worlds.sprite_words import BACKGROUNDS, MOTION_WORDS, SHAPE_WORDS, SIZE_WORDS
-from kinema.worlds.sprites import COLOURS, FPS, HELD_OUT, MOTIONS, OFTEN, PITCHES, SIZES, Sprites, render, scene, sound
+from kinema.worlds.sprites import (
+    COLOURS,
+    FPS,
+    HELD_OUT,
+    MOTION_WEIGHTS,
+    MOTIONS,
+    PITCHES,
+    SIZES,
+    Sprites,
+    render,
+    scene,
+    sound,
+)
 
 
 def drawn(
@@ -24,29 +36,30 @@ def drawn(
 
 def test_batch_is_a_function_of_seed_step_and_rank() -> None:
     first, again = (Sprites(8).batch(3, 4, seed=7, rank=1, ranks=2) for _ in range(2))
-    assert torch.equal(first.frames, again.frames) and first.given.text == again.given.text
+    assert torch.equal(first.frames, again.frames) and first.conditions.text == again.conditions.text
     for other in ({"step": 4}, {"seed": 8}, {"rank": 0}):
         batch = Sprites(8).batch(**{"step": 3, "size": 4, "seed": 7, "rank": 1, "ranks": 2} | other)
         assert not torch.equal(first.frames, batch.frames)
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(8, 32, 32), (17, 64, 64), (12, 48, 80)])
-def test_batch_keeps_the_facts(frames: int, height: int, width: int) -> None:
+def test_batch_keeps_the_spec(frames: int, height: int, width: int) -> None:
     world = WORLDS["sprites"](frames=frames, height=height, width=width)
     batch = world.batch(0, 5, seed=0)
-    given, facts = batch.given, world.facts
-    assert batch.frames.shape == (5, frames, 3, height, width) and batch.frames.dtype == torch.float32
-    assert batch.frames.is_contiguous() and batch.frames.min() >= -1 and batch.frames.max() <= 1
-    assert given.present == {"text", "audio", "actions"} and facts.audio and facts.fps == FPS
-    assert given.actions is not None and given.actions.shape == (5, frames, facts.actions)
-    assert given.audio is not None and given.audio.shape == (5, round(frames / FPS * RATE))
+    conditions, spec = batch.conditions, world.spec
+    assert batch.frames.shape == (5, frames, 3, height, width) and batch.frames.dtype == torch.uint8
+    truth = drawn((0, 0, 0), 5, frames, height, width, often=MOTION_WEIGHTS)
+    assert batch.frames.is_contiguous() and np.array_equal(batch.frames, render(truth))
+    assert conditions.present == {"text", "audio", "actions"} and spec.audio and spec.fps == FPS
+    assert conditions.actions is not None and conditions.actions.shape == (5, frames, spec.actions)
+    assert conditions.audio is not None and conditions.audio.shape == (5, round(frames / FPS * SAMPLE_RATE))
 
 
 def test_every_word_of_every_caption_is_in_the_vocabulary() -> None:
     world = Sprites()
-    known = Vocabulary(world.facts.words)
+    known = Vocabulary(world.spec.words)
     for step in range(20):
-        for text in world.batch(step, 32, seed=1).given.text or ():
+        for text in world.batch(step, 32, seed=1).conditions.text or ():
             assert known.unknown(text) == (), text
     said = {w for part in (SHAPE_WORDS, SIZE_WORDS, MOTION_WORDS, BACKGROUNDS) for ways in part.values() for w in ways}
     assert all(known.unknown(phrase) == () for phrase in said)
@@ -124,18 +137,18 @@ def test_what_is_not_seen_is_not_drawn_and_what_is_half_seen_is_half_drawn() -> 
 
 def test_every_bounce_clicks_at_its_frame_with_the_pitch_of_its_shape() -> None:
     truth = drawn(sprites=1, clips=300)
-    waves, heard = sound(truth), 0
+    waves, encoded = sound(truth), 0
     for clip in np.flatnonzero(truth.bounced.any((1, 2))):
         frames = np.flatnonzero(truth.bounced[clip, :, 0])
         if len(frames) > 1:
             continue
-        start = round(frames[0] / FPS * RATE)
+        start = round(frames[0] / FPS * SAMPLE_RATE)
         assert not waves[clip, :start].any() and not waves[clip, start + 2000 :].any()
         click = waves[clip, start : start + 960]
         crossings = (np.diff(np.sign(click)) != 0).sum() / 2 / 0.06
         assert crossings == pytest.approx(PITCHES[truth.shape[clip, 0]], rel=0.1)
-        heard += 1
-    assert heard > 5
+        encoded += 1
+    assert encoded > 5
     silent = ~truth.bounced.any((1, 2))
     assert silent.any() and not waves[silent].any()
 
@@ -148,7 +161,7 @@ def test_larger_ones_are_louder() -> None:
 
 
 def test_motions_are_drawn_as_often_as_is_said() -> None:
-    for often in (None, OFTEN):
+    for often in (None, MOTION_WEIGHTS):
         asked = [
             one.sprites[0].motion
             for one in drawn(clips=6_000, frames=8, height=32, width=32, sprites=1, often=often).asked
@@ -159,11 +172,11 @@ def test_motions_are_drawn_as_often_as_is_said() -> None:
 
 
 def test_actions_are_the_first_sprites_steps() -> None:
-    batch, truth = Sprites(16, 32, 32).batch(5, 8, seed=3), drawn((3, 5, 0), 8, 16, 32, 32, often=OFTEN)
-    assert batch.given.actions is not None
-    way = batch.given.actions.cumsum(1).numpy() * 32 / 64
+    batch, truth = Sprites(16, 32, 32).batch(5, 8, seed=3), drawn((3, 5, 0), 8, 16, 32, 32, often=MOTION_WEIGHTS)
+    assert batch.conditions.actions is not None
+    way = batch.conditions.actions.cumsum(1).numpy() * 32 / 64
     np.testing.assert_allclose(way, truth.centres[:, :, 0] - truth.centres[:, :1, 0], atol=1e-3)
-    assert not batch.given.actions[:, 0].any()
+    assert not batch.conditions.actions[:, 0].any()
 
 
 def test_rendering_is_of_the_scene_alone() -> None:
@@ -178,18 +191,18 @@ def test_too_small_is_refused() -> None:
 
 
 def test_few_frames_are_cut_from_a_clip_with_their_sound_and_actions() -> None:
-    whole = drawn((0, 0, 0), 300, often=OFTEN)
+    whole = drawn((0, 0, 0), 300, often=MOTION_WEIGHTS)
     frames, steps = render(whole), np.diff(whole.centres[:, :, 0], axis=1, prepend=whole.centres[:, :1, 0])
     for count in (1, 3):
         batch = Sprites(count).batch(0, 300, seed=0)
-        few = ((batch.frames + 1) * 127.5).round().byte().numpy()
-        assert batch.given.actions is not None and batch.given.audio is not None
+        few = batch.frames.numpy()
+        assert batch.conditions.actions is not None and batch.conditions.audio is not None
         starts = [
             [first for first in range(17 - count) if np.array_equal(frames[n, first : first + count], few[n])]
             for n in range(300)
         ]
         assert all(starts) and len({first[0] for first in starts if len(first) == 1}) == 17 - count
         for n, possible in enumerate(starts):
-            done = batch.given.actions[n].numpy()
+            done = batch.conditions.actions[n].numpy()
             assert any(np.allclose(steps[n, first : first + count], done) for first in possible)
-        assert batch.given.audio.shape == (300, round(count / FPS * RATE)) and batch.given.audio.any()
+        assert batch.conditions.audio.shape == (300, round(count / FPS * SAMPLE_RATE)) and batch.conditions.audio.any()

@@ -1,4 +1,4 @@
-"""Text, read by a pretrained encoder from the Hugging Face hub or a folder, which stays as it is."""
+"""Text, encoded by a frozen pretrained encoder from the Hugging Face hub or a folder."""
 
 from __future__ import annotations
 
@@ -10,63 +10,81 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from kinema.conditions.text import Told
+from kinema.conditions.encoder import Encoding
 
-__all__ = ["PretrainedEncoder"]
+__all__ = ["PretrainedTextEncoder"]
 
-KEPT = 4096  # texts whose embeddings are kept, those used last
+CACHED = 4096  # texts whose embeddings are kept, the most recent
 
 
-class PretrainedEncoder(nn.Module):
-    """What a frozen encoder makes of texts, projected to a model's width; only the projection is trained and saved.
+class PretrainedTextEncoder(nn.Module):
+    """The hidden states of a frozen encoder, projected to a model's width; only the projection is trained and saved.
 
     `name` is a model of the hub, such as sentence-transformers/all-MiniLM-L6-v2, or a folder with one. Raises
-    ValueError where it cannot be had.
+    ValueError where it cannot be loaded.
     """
 
     def __init__(self, name: str, width: int, length: int = 64) -> None:
         super().__init__()
-        self.name, self.length = name, length
-        tokenizer, model = _load(name)
-        self._encoder = (tokenizer, model)  # in a tuple, so that its weights are none of this module's
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        self.project = nn.Linear(model.config.hidden_size, width)
+        self.frozen = _FrozenEncoder(name, length)
+        self.project = nn.Linear(self.frozen.width, width)
         self.norm = nn.LayerNorm(width)
-        self.nothing = nn.Parameter(0.5 * torch.randn(width))
+        self.null = nn.Parameter(0.5 * torch.randn(width))
+        self.pooled = nn.Linear(width, width)
 
-    def forward(self, texts: Sequence[str] | None, told: Bool[Tensor, " B"]) -> Told:
-        """What each clip is told: nothing where `told` is false, and to no clip without texts."""
-        device = self.nothing.device
-        said = [text if tell else "" for text, tell in zip(texts or [""] * len(told), told.tolist(), strict=True)]
-        self._read({text for text in said if text.strip()})
-        rows = [self._kept[text] if text.strip() else None for text in said]
+    def unread(self, text: str) -> str:
+        """The end of a text beyond the tokens that are read."""
+        return self.frozen.unread(text)
+
+    def forward(self, texts: Sequence[str] | None, frames: int, present: Bool[Tensor, " B"]) -> Encoding:
+        """Tokens [B, S, D] and their projected mean; `null` where `present` is false or the text is empty."""
+        device, texts = self.null.device, [""] * len(present) if texts is None else texts
+        rows = self.frozen.encode(texts, device)
         longest = max(1 if row is None else len(row) for row in rows)
-        hidden = self.project.in_features
-        embedded, seen = torch.zeros(len(rows), longest, hidden), torch.zeros(len(rows), longest, dtype=torch.bool)
-        silent = torch.tensor([row is None for row in rows], device=device)
+        states, mask = torch.zeros(len(rows), longest, self.frozen.width), torch.zeros(len(rows), longest)
         for clip, row in enumerate(rows):
-            seen[clip, : 1 if row is None else len(row)] = True
             if row is not None:
-                embedded[clip, : len(row)] = row
-        seen = seen.to(device)
-        tokens = torch.where(silent[:, None, None], self.nothing, self.norm(self.project(embedded.to(device))))
-        weight = seen.to(tokens)[..., None]
-        return Told(tokens, seen, (tokens * weight).sum(1) / weight.sum(1))
+                states[clip, : len(row)], mask[clip, : len(row)] = row, 1
+        states, mask = states.to(device), mask.bool().to(device)
+        empty = ~mask.any(1) | ~present  # [B]; to read `present` here would wait for a GPU
+        tokens = torch.where(empty[:, None, None], self.null, self.norm(self.project(states)))
+        mask = torch.where(empty[:, None], torch.arange(longest, device=device) == 0, mask)
+        weight = mask.to(tokens)[..., None]
+        return Encoding(clip=self.pooled((tokens * weight).sum(1) / weight.sum(1)), context=(tokens, mask))
 
-    def _read(self, texts: set[str]) -> None:
-        """Keep the embeddings of these texts, and of others while there are no more than KEPT."""
-        if new := sorted(texts - self._kept.keys()):
-            tokenizer, model = self._encoder
-            model.to(self.nothing.device)
-            words = tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
-            with torch.no_grad(), torch.autocast(self.nothing.device.type, enabled=False):
-                states = model(**words.to(self.nothing.device)).last_hidden_state.float().cpu()
+
+class _FrozenEncoder:
+    """A tokenizer, an encoder and a cache of its embeddings; no module, so that nothing trains, saves or copies it."""
+
+    def __init__(self, name: str, length: int) -> None:
+        self.tokenizer, self.model = _load(name)
+        self.length, self.width = length, self.model.config.hidden_size
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _FrozenEncoder:
+        return self  # a moving average of the model shares it
+
+    def unread(self, text: str) -> str:
+        """The end of a text beyond `length` tokens, those that the tokenizer adds included."""
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer.decode(tokens[self.length - self.tokenizer.num_special_tokens_to_add() :])
+
+    def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor | None]:
+        """The hidden states [S, hidden] of each text, on the CPU; None for an empty one."""
+        wanted = {text for text in texts if text.strip()}
+        if new := sorted(wanted - self._cache.keys()):
+            self.model.to(device)
+            words = self.tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                states = self.model(**words.to(device)).last_hidden_state.float().cpu()
             for text, row, mask in zip(new, states, words["attention_mask"].bool().cpu(), strict=True):
-                self._kept[text] = row[mask]
-        for text in texts:
-            self._kept.move_to_end(text)
-        while len(self._kept) > max(KEPT, len(texts)):
-            self._kept.popitem(last=False)
+                self._cache[text] = row[mask]
+        for text in wanted:
+            self._cache.move_to_end(text)
+        rows = [self._cache[text] if text.strip() else None for text in texts]
+        while len(self._cache) > CACHED:
+            self._cache.popitem(last=False)
+        return rows
 
 
 def _load(name: str) -> tuple[Any, Any]:
@@ -74,13 +92,13 @@ def _load(name: str) -> tuple[Any, Any]:
     try:
         from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError(f"to read text by {name}, install transformers: pip install 'kinema[text]'") from error
+        raise ValueError(f"to encode text by {name}, install transformers: pip install 'kinema[text]'") from error
     try:
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no text encoder can be had from {name} ({str(error).splitlines()[0][:160]}): give the name of one on the "
-            "Hugging Face hub, or a folder that holds one"
+            f"no text encoder can be loaded from {name} ({str(error).splitlines()[0][:160]}): give the name of one on "
+            "the Hugging Face hub, or a folder that holds one"
         ) from error
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()

@@ -1,1 +1,1 @@
-"""Reading video, sound and image strips; folders of clips; batches of windows cut from them."""
+"""Readers of videos and images, folders of clips, and the batches of windows that are taken from them."""

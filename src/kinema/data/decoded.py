@@ -1,12 +1,13 @@
-"""Clips as they are learned from: each file decoded, resized and cropped once, into the cache."""
+"""Clips as training sees them: each decoded, resized and cropped once, into the cache."""
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import json
 import math
 import os
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -15,32 +16,46 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
-from kinema.conditions.audio import RATE
-from kinema.data.actions import read_actions
-from kinema.data.cache import cache_folder, digest, whole, write_header
-from kinema.data.folder import ClipFile
-from kinema.data.video import VideoError, frame_rate, read_audio, read_frames
+from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.cache import atomic_write, cache_folder, code_digest, digest, entry_lock, write_header
+from kinema.data.readers.actions import read_actions
+from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
 
-__all__ = ["CACHE_VERSION", "ClipCache", "Decoded", "Listed", "fit"]
+__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "crop_and_resize", "resample_actions"]
 
-SOUND = 32767  # of a sample at full volume, as it is kept
-AT_ONCE = 16  # frames that are resized
-CACHE_VERSION = 2  # part of every key: raise it when the same file would give other frames
+FULL_SCALE = 32767  # of a 16-bit sample
+BLOCK = 16  # frames that are resized at once
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A file that can be opened, and what is known of it before it is decoded."""
+class ClipEntry:
+    """A clip that can be opened, and what is known of it before it is decoded."""
 
-    file: ClipFile
-    kept: Path  # its frames in the cache, once it is decoded
-    fps: float  # at which they are taken
+    clip: Clip
+    reader: Reader
+    path: Path  # of its frames in the cache, once it is decoded
+    fps: float  # of those frames
     content: str  # a hash of the file
-    actions: Float32[np.ndarray, "rows A"] | None  # as they are in the file's table
+    actions: Float32[np.ndarray, "rows A"] | None  # as they are in the clip's table
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What decides the decoded clip and its conditions, beside the settings of the cache."""
+        clip, actions = self.clip, None if self.actions is None else self.actions.tobytes()
+        return (
+            _reader_code(type(self.reader)),
+            self.content,
+            clip.member,
+            clip.start,
+            clip.stop,
+            clip.label,
+            clip.caption,
+            actions,
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedClip:
     """A clip's frames on disk."""
 
     path: Path
@@ -49,128 +64,148 @@ class Decoded:
     actions: Float32[np.ndarray, "T A"] | None = None
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames `start` to `start + frames`: one plain read is several times as quick as opening a memory map."""
-        bytes_each = math.prod(self.shape[1:])
-        flat = np.fromfile(self.path, np.uint8, frames * bytes_each, offset=self.offset + start * bytes_each)
+        """Frames `start` to `start + frames`: one plain read is several times as fast as opening a memory map."""
+        frame_bytes = math.prod(self.shape[1:])
+        flat = np.fromfile(self.path, np.uint8, frames * frame_bytes, offset=self.offset + start * frame_bytes)
         return flat.reshape(frames, *self.shape[1:])
 
-    def sound(self, start: float, seconds: float) -> Float32[np.ndarray, " samples"]:
+    def audio(self, start: float, seconds: float) -> Float32[np.ndarray, " samples"]:
         """The sound of a stretch of the clip, with silence after its end."""
-        kept = np.load(self.path.with_suffix(".sound.npy"), mmap_mode="r")
-        first, count = round(start * RATE), round(seconds * RATE)
-        cut = kept[first : first + count].astype(np.float32) / SOUND
-        return np.pad(cut, (0, count - len(cut)))
+        samples = np.load(_audio_path(self.path), mmap_mode="r")
+        first, count = round(start * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
+        audio = samples[first : first + count].astype(np.float32) / FULL_SCALE
+        return np.pad(audio, (0, count - len(audio)))
 
 
 class ClipCache:
-    """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, beside it a .json with the rest.
+    """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, and a .json with the rest beside it.
 
-    Files that cannot be used are told of by the reason, in one line. `files` is how many there are to be decoded.
+    Of several processes that decode the same clips each clip is decoded by one, while others wait for it. Where a clip
+    cannot be used, methods return the reason, in one line. `clips` is how many there are to decode.
     """
 
     def __init__(
-        self, frames: int, height: int, width: int, fps: float | None, audio: bool, folder: str | None, files: int
+        self, frames: int, height: int, width: int, fps: float | None, audio: bool, folder: str | None, clips: int
     ) -> None:
         self.frames, self.size, self.fps, self.audio = frames, (height, width), fps, audio
-        self.threads = int(files >= (os.cpu_count() or 1))  # of a decoder; 0 is one a core
+        self.threads = int(clips >= (os.cpu_count() or 1))  # of a decoder; 0 is one a core
         self.folder = cache_folder(folder, "clips")
 
-    def list(self, clip: ClipFile) -> Listed | str:
-        """What is known of a file without decoding it, or the reason why it cannot be used."""
+    def entry(self, clip: Clip) -> ClipEntry | str:
+        """What is known of a clip without decoding it, or the reason why it cannot be used."""
         try:
-            stat = clip.path.stat()
-            identity = (str(clip.path.resolve()), stat.st_size, stat.st_mtime_ns, *self.size, self.fps)
-            path = self.folder / f"{digest(CACHE_VERSION, *identity)}.npy"
-            beside = _beside(path)
-            if beside is None:
-                with clip.path.open("rb") as file:
-                    content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-                beside = self.fps or frame_rate(clip.path), content
-            return Listed(clip, path, *beside, None if clip.actions is None else read_actions(clip.actions))
-        except VideoError as error:
+            stat, reader = clip.path.stat(), find_reader(clip.path)
+            code = code_digest("data.decoded", "data.readers"), _reader_code(type(reader))
+            stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop
+            path = self.folder / f"{digest(code, stretch, stat.st_size, stat.st_mtime_ns, self.size, self.fps)}.npy"
+            known = _read_metadata(path)
+            fps, content = known or (self.fps or reader.info(clip).fps, reader.fingerprint(clip))
+            return ClipEntry(
+                clip, reader, path, fps, content, None if clip.actions is None else read_actions(clip.actions)
+            )
+        except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:
             return str(error.strerror)
 
-    def get(self, clip: Listed) -> Decoded | str:
+    def decode(self, entry: ClipEntry) -> DecodedClip | str:
         """The clip, decoded now if the cache does not hold it, or the reason why it cannot be used."""
+        clip = entry.clip
         try:
-            decoded = _find(clip.kept)
+            decoded = self._find(entry)
             if decoded is None:
-                self._fill(clip)
-                decoded = _find(clip.kept)
-                assert decoded is not None, clip.kept
+                with entry_lock(entry.path):
+                    decoded = self._find(entry) or self._write(entry)
             frames = decoded.shape[0]
             if frames < self.frames:
-                return f"{frames} frame{'s' * (frames > 1)} at {clip.fps:.4g} fps, {self.frames} are needed"
-            if self.audio:
-                _keep_sound(clip.kept.with_suffix(".sound.npy"), clip.file.path)
-            return decoded if clip.actions is None else replace(decoded, actions=_shown(clip, frames, self.fps))
-        except VideoError as error:
-            return error.reason if error.path == clip.file.path else str(error)
+                return f"{frames} frame{'s' * (frames != 1)} at {entry.fps:.4g} fps, {self.frames} are needed"
+            if entry.actions is None:
+                return decoded
+            return replace(decoded, actions=resample_actions(entry, frames, self.fps))
+        except ReadError as error:
+            return error.reason if error.path == clip.path else str(error)
 
-    def _fill(self, clip: Listed) -> None:
+    def _find(self, entry: ClipEntry) -> DecodedClip | None:
+        """What the cache holds of a clip; None where it is missing or incomplete."""
+        decoded = _open_frames(entry.path)
+        return None if self.audio and not _audio_path(entry.path).exists() else decoded
+
+    def _write(self, entry: ClipEntry) -> DecodedClip:
+        if _open_frames(entry.path) is None:
+            self._write_frames(entry)
+        decoded = _open_frames(entry.path)
+        assert decoded is not None, entry.path
+        if self.audio and decoded.shape[0] >= self.frames:
+            samples = np.round(FULL_SCALE * entry.reader.audio(entry.clip, SAMPLE_RATE)).astype(np.int16)
+            with atomic_write(_audio_path(entry.path)) as file:
+                np.save(file, samples)
+        return decoded
+
+    def _write_frames(self, entry: ClipEntry) -> None:
         height, width = self.size
-        decoded = read_frames(clip.file.path, fps=self.fps, threads=self.threads)
-        with whole(clip.kept) as file:
+        frames = entry.reader.frames(entry.clip, self.fps, self.threads)
+        with atomic_write(entry.path) as file:
             count = 0
             write_header(file, "|u1", (count, height, width, 3))
-            for _, alike in groupby(decoded, np.shape):
-                while some := list(islice(alike, AT_ONCE)):
-                    file.write(fit(np.stack(some), height, width).tobytes())
-                    count += len(some)
+            for _, same_size in groupby(frames, np.shape):
+                while block := list(islice(same_size, BLOCK)):
+                    file.write(crop_and_resize(np.stack(block), height, width).tobytes())
+                    count += len(block)
             file.seek(0)  # the clip's length is known at its end only
             write_header(file, "|u1", (count, height, width, 3))
-            beside = {"fps": clip.fps, "content": clip.content}
-            clip.kept.with_suffix(".json").write_text(json.dumps(beside))
+            with atomic_write(entry.path.with_suffix(".json")) as metadata:
+                metadata.write(json.dumps({"fps": entry.fps, "content": entry.content}).encode())
 
 
-def _beside(path: Path) -> tuple[float, str] | None:
-    """The rate and the hash of the clip whose frames are in the cache at `path`; None where they are not there."""
+@cache
+def _reader_code(reader: type[Reader]) -> str:
+    """A digest of the module of a reader, which may be another package's."""
+    return digest(reader.__qualname__, Path(inspect.getfile(reader)).read_bytes())
+
+
+def _audio_path(path: Path) -> Path:
+    return path.with_suffix(".audio.npy")
+
+
+def _read_metadata(path: Path) -> tuple[float, str] | None:
+    """The rate and the hash of the clip whose frames are in the cache at `path`; None where they are missing."""
     try:
-        beside = json.loads(path.with_suffix(".json").read_text())
-        return beside["fps"], beside["content"]
+        metadata = json.loads(path.with_suffix(".json").read_text())
+        return metadata["fps"], metadata["content"]
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _find(path: Path) -> Decoded | None:
-    """What is in the cache at `path`; None where there is nothing or not all of it."""
+def _open_frames(path: Path) -> DecodedClip | None:
+    """The frames in the cache at `path`; None where they are missing or incomplete."""
     try:
         frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
-        return None if _beside(path) is None else Decoded(path, frames.offset, frames.shape)
+        return None if _read_metadata(path) is None else DecodedClip(path, frames.offset, frames.shape)
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _keep_sound(path: Path, clip: Path) -> None:
-    if not path.exists():
-        sound = np.round(SOUND * read_audio(clip, RATE)).astype(np.int16)
-        with whole(path) as file:
-            np.save(file, sound)
-
-
-def _shown(clip: Listed, frames: int, fps: float | None) -> Float32[np.ndarray, "T A"]:
-    """The actions of a clip's frames, of which a rate of its own shows some again or not at all."""
-    table, path = clip.actions, clip.file.actions
+def resample_actions(entry: ClipEntry, frames: int, fps: float | None) -> Float32[np.ndarray, "T A"]:
+    """The actions of a clip's frames, some of which are dropped or repeated at another rate."""
+    table, path = entry.actions, entry.clip.actions
     assert table is not None and path is not None
-    shown = np.arange(frames)
+    rows = np.arange(frames)
     if fps is not None:
-        shown = (shown * frame_rate(clip.file.path) / fps + 1e-3).astype(int)
-    if shown[-1] >= len(table):
-        raise VideoError(path, f"it has {len(table)} rows for the clip's {shown[-1] + 1} frames")
-    return table[shown]
+        rows = (rows * entry.reader.info(entry.clip).fps / fps + 1e-3).astype(int)
+    if rows[-1] >= len(table):
+        raise ReadError(path, f"it has {len(table)} rows for the clip's {rows[-1] + 1} frames")
+    return table[rows]
 
 
-def fit(frames: UInt8[np.ndarray, "*n h w 3"], height: int, width: int) -> UInt8[np.ndarray, "*n H W 3"]:
-    """Crop whole pixels about the centre, of the shape of height x width, and resize them (bicubic, antialiased)."""
+def crop_and_resize(frames: UInt8[np.ndarray, "*n h w 3"], height: int, width: int) -> UInt8[np.ndarray, "*n H W 3"]:
+    """Crop the largest centred region with the aspect ratio of height x width and resize it (bicubic, antialiased)."""
     *_, h, w, _ = frames.shape
     if (h, w) == (height, width):
         return frames
     scale = max(height / h, width / w)
     rows, columns = min(max(round(height / scale), 1), h), min(max(round(width / scale), 1), w)
     top, left = (h - rows) // 2, (w - columns) // 2
-    cut = np.array(frames[..., top : top + rows, left : left + columns, :]).reshape(-1, rows, columns, 3)
-    pixels = torch.from_numpy(cut).movedim(-1, 1)  # bytes, channels last: a fifth of the time that Pillow takes
+    cropped = np.array(frames[..., top : top + rows, left : left + columns, :]).reshape(-1, rows, columns, 3)
+    pixels = torch.from_numpy(cropped).movedim(-1, 1)  # uint8, channels last: a fifth of the time that Pillow takes
     resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).movedim(1, -1)
     return np.ascontiguousarray(resized.numpy()).reshape(*frames.shape[:-3], height, width, 3)

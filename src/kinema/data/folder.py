@@ -1,89 +1,85 @@
-"""Folders of clips by the `videofolder` convention: what is in one, what it is called, what cannot be used and why."""
+"""Folders of clips by the `videofolder` convention: clips, labels and captions, and what cannot be used and why."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kinema.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from kinema.data.readers.base import Clip, Reader, find_reader, registered_readers
 
-__all__ = ["ClipFile", "Folder", "Skipped", "scan"]
+__all__ = ["Folder", "Skipped", "clip_name", "scan"]
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
-class ClipFile:
-    """One file of a folder and what is known about it."""
-
-    path: Path
-    label: str | None = None
-    caption: str | None = None
-    actions: Path | None = None  # a table of numbers, .npy or .csv, with a row for each frame
-
-
-@dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is left out."""
+    """A clip that cannot be used."""
 
-    name: str  # relative to the folder, with forward slashes
+    name: str  # of `clip_name`
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The clips below `root`, in the order of their relative paths; where `classes` is not empty, all have a label."""
+    """The clips below `root`, in the order of their names; where `classes` is not empty, all have a label."""
 
     root: Path
-    clips: tuple[ClipFile, ...]
-    classes: tuple[str, ...]  # in the order of their numbers: integers by value, names by the alphabet
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]  # in the order of their numbers: integers by value, names alphabetically
     skipped: tuple[Skipped, ...]
+
+
+def clip_name(clip: Clip, root: Path) -> str:
+    """What a clip is called: its path relative to the folder `root`, with forward slashes, and its member."""
+    return _name(clip.path, root) + (f":{clip.member}" if clip.member else "")
 
 
 def scan(root: str | Path) -> Folder:
     """Find the clips below `root`, with captions and labels from metadata.csv or metadata.jsonl in any of its folders.
 
-    The metadata's `file_name` is relative to the folder that it lies in; `caption`, `label` and `actions` (a file of
-    numbers, relative to it too) are optional. Where no metadata gives a label, two or more top folders that hold all
-    the clips between them are the classes. Where there is metadata in a file's folder or above it, a file without a row
-    is skipped, as are a row without a file and, where others have some, a row without a label or actions. Hidden files
-    and those that are neither video nor image are passed over. Nothing is decoded. Raises ValueError for a
-    folder that is not there or has no clips, and for metadata that cannot be read, naming its line.
+    Clips are what a registered reader can read. The metadata's `file_name` is relative to the folder that it is in;
+    `caption`, `label` and `actions` (a file of numbers, relative to it too) are optional. Where no metadata gives a
+    label, and two or more top folders hold all the clips, these folders are the classes. Where there is metadata in a
+    file's folder or above it, a file without a row is skipped, as are a row without a file and, where others have
+    some, a row without a label or actions. Hidden files and those that no reader can read are ignored. Nothing is
+    decoded. Raises ValueError for a folder that does not exist or has no clips, and for metadata that cannot be read,
+    naming its line.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the path of a folder of clips")
-    found, tables = _walk(root)
-    clips: dict[str, ClipFile] = {}
+    readers = registered_readers()
+    found, tables = _walk(root, readers)
+    files: dict[str, list[Clip]] = {}
     skipped: list[Skipped] = []
     for table in tables:
         for row in _rows(table):
             path = Path(os.path.normpath(table.parent / row["file_name"].strip()))
             name = _name(path, root)
-            if name in clips:
-                skipped.append(Skipped(name, f"named again in {_name(table, root)}; its first row is kept"))
-            elif not path.is_file():
-                skipped.append(Skipped(name, f"named in {_name(table, root)} but not there"))
+            if name in files:
+                skipped.append(Skipped(name, f"named again in {_name(table, root)}; its first row is used"))
+            elif not path.exists():
+                skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
             else:
-                table_of = _text(row.get("actions"))
-                actions = None if table_of is None else Path(os.path.normpath(table.parent / table_of))
-                clips[name] = ClipFile(path, _text(row.get("label")), _text(row.get("caption")), actions)
+                files[name] = [_with_row(clip, row, table.parent) for clip in find_reader(path).clips(path)]
 
-    governed = {table.parent: _name(table, root) for table in tables}
+    metadata = {table.parent: _name(table, root) for table in tables}
     for path in found:
         name = _name(path, root)
-        table = next((governed[parent] for parent in path.parents if parent in governed), None)
-        if name not in clips and table:
+        table = next((metadata[parent] for parent in path.parents if parent in metadata), None)
+        if name not in files and table:
             skipped.append(Skipped(name, f"no row in {table}"))
-        elif name not in clips:
-            clips[name] = ClipFile(path)
+        elif name not in files:
+            files[name] = list(find_reader(path).clips(path))
+    clips = {clip_name(clip, root): clip for file in files.values() for clip in file}
     if not clips:
-        suffixes = " ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
+        suffixes = " ".join(sorted(frozenset().union(*(reader.suffixes for reader in readers))))
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{root}: no clips in it; put files there that end in one of {suffixes}{first}")
 
@@ -102,22 +98,32 @@ def scan(root: str | Path) -> Folder:
     return Folder(root, tuple(clips.values()), tuple(classes), tuple(sorted(skipped, key=lambda skip: skip.name)))
 
 
-def _walk(root: Path) -> tuple[list[Path], list[Path]]:
-    """The files below `root` that may be clips, and those that are metadata, neither hidden."""
+def _walk(root: Path, readers: Sequence[Reader]) -> tuple[list[Path], list[Path]]:
+    """What readers can read below `root`, files and whole folders, and the metadata files; hidden ones are ignored."""
     found, tables = [], []
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(folder, name)
-            if name in METADATA:
-                tables.append(path)
-            elif path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
-                found.append(path)
+        paths = {name: Path(folder, name) for name in (*subfolders, *sorted(files)) if not name.startswith(".")}
+        tables += [paths.pop(name) for name in METADATA if name in files]
+        clips = {name: path for name, path in paths.items() if any(reader.can_read(path) for reader in readers)}
+        found += clips.values()
+        subfolders[:] = [name for name in subfolders if name not in clips]
     return found, tables
 
 
 def _name(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _with_row(clip: Clip, row: dict[str, Any], folder: Path) -> Clip:
+    """A clip with what a row of the metadata in `folder` says of it."""
+    label, caption, actions = (_text(row.get(column)) for column in ("label", "caption", "actions"))
+    return replace(
+        clip,
+        label=label or clip.label,
+        caption=caption or clip.caption,
+        actions=Path(os.path.normpath(folder / actions)) if actions else clip.actions,
+    )
 
 
 def _text(value: Any) -> str | None:
@@ -133,7 +139,7 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
             if table.suffix == ".csv":
                 reader = csv.DictReader(file)
                 if "file_name" not in (reader.fieldnames or ()):
-                    raise ValueError("there is no column file_name")
+                    raise ValueError("it has no column file_name")
                 for row in reader:
                     line = reader.line_num
                     yield _checked(row)

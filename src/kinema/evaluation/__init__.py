@@ -1,1 +1,1 @@
-"""From clips to results: what is measured, what is kept of it, the numbers, and whether these can be trusted."""
+"""Evaluation: sets of clips, what is measured and kept of them, results, comparisons and audits."""

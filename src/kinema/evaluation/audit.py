@@ -1,23 +1,22 @@
-"""Does a measure see what a person sees? Clips are spoiled in known ways, more and more, and every measure is asked.
+"""An audit of measures: whether each rises as clips are corrupted more and more.
 
-For each corruption of `metrics.corruptions` at rising strength, a measure of the spoiled clips against the clean ones:
+For each corruption of `metrics.corruptions` at rising strength, a measure of the corrupted clips against clean ones:
 
-- rank: Spearman's correlation of the measure with the strength. 1: it rises with every step.
-- seen: the strength at which it first leaves what clean clips have among themselves (its floor), as a share of the
-  strongest; the less the better, and none where it never does.
-- time against space: corruptions are equally visible where the mean squared error of their pixels is the same. At
-  errors that both a temporal and the spatial corruptions reach, how far the measure is above its floor for the
-  temporal one, over how far it is for the median spatial one. 1: it sees both alike. I3D's Frechet distance is known
-  to see far less of time (Ge et al. 2024, arXiv 2404.12391).
+- rank correlation: Spearman's, of the measure with the strength. 1: it rises with every step.
+- detection: the strength from which on it is above its floor, which is its value for clean clips.
+- temporal sensitivity: corruptions are equally visible where the mean squared error of their pixels is the same. At
+  errors that a temporal and the spatial corruptions both reach, how far the measure is above its floor for the temporal
+  one, over the median for the spatial ones. 1: it is as sensitive to both. I3D's Frechet distance is known to be far
+  less sensitive to time (Ge et al. 2024, arXiv 2404.12391).
 
-Measures that compare each clip with itself before it was spoiled (PSNR, SSIM) see every change of a pixel; those of
-single clips count by how far their mean moves from that of the same clips unspoiled, in deviations of clips, and their
-floor is how far it is from that of other clips.
+PSNR and SSIM compare each clip with itself before it was corrupted, and detect every change of a pixel. Measures of
+single clips count by the change of their mean, in standard deviations over clips; their floor is the difference of the
+means of two sets of clean clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,71 +24,69 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from scipy.stats import rankdata
 
-from kinema.data.write import from_uint8
-from kinema.evaluation.measure import distances_of
-from kinema.evaluation.rows import of_each
+from kinema.data.writing import from_uint8
+from kinema.evaluation.measure import feature_distances
+from kinema.evaluation.rows import clip_measures
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
 from kinema.metrics.features import FeatureNetwork
 from kinema.metrics.flow_field import direction_distance
 from kinema.metrics.paired import ssim
+from kinema.types import Progress, no_progress
 
 __all__ = ["STRENGTHS", "Audit", "audit"]
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
-AT_ONCE = 16  # clips in memory
-FRACTIONS = 9  # errors at which time is held against space
+BATCH = 16  # clips in memory
+ERRORS = 9  # at which temporal and spatial corruptions are compared
 
-Each = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What measures say of spoiled clips."""
+    """The values of measures for corrupted clips."""
 
     strengths: tuple[float, ...]
     error: Mapping[str, Float[np.ndarray, " S"]]  # of each corruption: the mean squared error of pixels, 0 to 255
     curves: Mapping[str, Mapping[str, Float[np.ndarray, " S"]]]  # of each measure and corruption: by strength
-    floors: Mapping[str, float]  # of each measure: what other clean clips have
+    floors: Mapping[str, float]  # of each measure
 
-    def rank(self, measure: str, corruption: str) -> float:
-        """Spearman's correlation of a measure with the strength; 0 where it does not move, NaN where there is none."""
+    def rank_correlation(self, measure: str, corruption: str) -> float:
+        """Spearman's correlation of a measure with the strength; 0 where it is constant, NaN where it is not finite."""
         values = self.curves[measure][corruption]
         if not np.isfinite(values).all():
             return np.nan
         return float(np.corrcoef(rankdata(self.strengths), rankdata(values))[0, 1]) if np.ptp(values) > 0 else 0.0
 
-    def seen(self, measure: str, corruption: str) -> float | None:
-        """The least strength at which a measure and all stronger ones are above its floor."""
+    def detection(self, measure: str, corruption: str) -> float | None:
+        """The least strength from which on a measure is above its floor; None where it is not at the strongest."""
         above = self.curves[measure][corruption] > self.floors[measure]
         first = len(above) - int(np.argmin(above[::-1])) if not above.all() else 0
         return self.strengths[first] if first < len(above) else None
 
-    def time_against_space(self, measure: str) -> float:
-        """The median over temporal corruptions of what `against_space` says, of those where it can be told."""
-        values = [self.against_space(measure, name) for name in self.curves[measure] if name in TEMPORAL]
+    def temporal_sensitivity(self, measure: str) -> float:
+        """The median of `relative_sensitivity` over the temporal corruptions for which it is defined."""
+        values = [self.relative_sensitivity(measure, name) for name in self.curves[measure] if name in TEMPORAL]
         return np.nan if np.isnan(values).all() else float(np.nanmedian(values))
 
-    def against_space(self, measure: str, corruption: str) -> float:
-        """A measure of a temporal corruption over its median of the spatial ones, at the same errors of pixels.
+    def relative_sensitivity(self, measure: str, corruption: str) -> float:
+        """A measure's rise for one corruption over its median rise for the spatial ones, at equal errors of pixels.
 
-        The median over errors that the corruption and at least one spatial one reach, infinite where it sees no more
-        of space than its floor; NaN where there is none, and where it sees neither.
+        The median over errors that the corruption and at least one spatial one reach; infinite where the measure does
+        not rise for spatial ones, NaN where there is no such error and where it rises for neither.
         """
         highest = self.error[corruption].max()
         ratios: list[float] = []
-        for error in np.geomspace(highest / 16, highest, FRACTIONS):
-            space = [self._at(measure, name, error) for name in SPATIAL if name in self.curves[measure]]
-            found = self._at(measure, corruption, error)
-            if np.isfinite(space).any() and np.isfinite(found):
+        for error in np.geomspace(highest / 16, highest, ERRORS):
+            spatial = [self._rise(measure, name, error) for name in SPATIAL if name in self.curves[measure]]
+            found = self._rise(measure, corruption, error)
+            if np.isfinite(spatial).any() and np.isfinite(found):
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    ratios.append(float(np.divide(found, np.nanmedian(space))))
+                    ratios.append(float(np.divide(found, np.nanmedian(spatial))))
         return np.nan if np.isnan(ratios).all() else float(np.nanmedian(ratios))
 
-    def _at(self, measure: str, corruption: str, error: float) -> float:
-        """How far a measure is above its floor where a corruption has this error, by a line between strengths.
-
-        NaN beyond the strongest.
-        """
+    def _rise(self, measure: str, corruption: str, error: float) -> float:
+        """How far a measure is above its floor at an error, interpolated linearly; NaN beyond the strongest."""
         above = np.maximum(self.curves[measure][corruption] - self.floors[measure], 0)
         errors, values = (np.concatenate([[0.0], x]) for x in (self.error[corruption], above))
         order = np.argsort(errors)
@@ -100,34 +97,34 @@ def audit(
     clips: UInt8[np.ndarray, "N T H W 3"],
     groups: Int64[np.ndarray, " N"],
     networks: Mapping[str, FeatureNetwork],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     seed: int = 0,
 ) -> Audit:
-    """Try all measures on clips of which half are spoiled and held against the clean other half.
+    """Corrupt half of the clips and measure them against the clean other half.
 
-    So a distance is never 0 by sharing clips, and its floor is what the clean halves have. Clips of one of the `groups`
-    come into one half. Raises ValueError where a half has fewer than 16 clips.
+    So a distance is never 0 by shared clips, and its floor is that of the clean halves. Clips of one group are in one
+    half. Raises ValueError where a half has fewer than 16 clips.
     """
     order = list(dict.fromkeys(groups.tolist()))
     first = np.isin(groups, order[::2])
     clean, other = clips[first], clips[~first]
-    if min(len(clean), len(other)) < AT_ONCE:
+    if min(len(clean), len(other)) < BATCH:
         raise ValueError(
-            f"an audit holds half of the clips against the others, by files, and here these are {len(clean)} and "
-            f"{len(other)}: give {AT_ONCE} or more of each"
+            f"an audit measures half of the clips against the others, by files, and these are {len(clean)} and "
+            f"{len(other)}: give {BATCH} or more of each"
         )
-    reference, beneath = _seen(other, networks), _seen(clean, networks)
-    spread = {name: float(np.nanstd(values)) or 1.0 for name, values in reference[1].items()}
-    floors = _values(beneath, reference, reference[1], spread, networks)
+    reference, before = _measure(other, networks), _measure(clean, networks)
+    deviations = {name: float(np.nanstd(values)) or 1.0 for name, values in reference[1].items()}
+    floors = _values(before, reference, reference[1], deviations, networks)
     curves: dict[str, dict[str, list[float]]] = {}
     error: dict[str, list[float]] = {}
     steps = [(name, strength) for name in SPATIAL | TEMPORAL for strength in STRENGTHS]
     for done, (name, strength) in enumerate(steps, 1):
-        spoiled = corrupted(clean, name, strength, seed)
-        found = _values(_seen(spoiled, networks), reference, beneath[1], spread, networks) | _paired(clean, spoiled)
-        for measure, value in found.items():
+        changed = corrupted(clean, name, strength, seed)
+        found = _values(_measure(changed, networks), reference, before[1], deviations, networks)
+        for measure, value in (found | _paired(clean, changed)).items():
             curves.setdefault(measure, {}).setdefault(name, []).append(value)
-        error.setdefault(name, []).append(float(np.square(spoiled.astype(np.float32) - clean).mean()))
+        error.setdefault(name, []).append(float(np.square(changed.astype(np.float32) - clean).mean()))
         progress(done, len(steps))
     return Audit(
         STRENGTHS,
@@ -137,48 +134,50 @@ def audit(
     )
 
 
-def _seen(clips: np.ndarray, networks: Mapping[str, FeatureNetwork]) -> tuple[Each, Each, np.ndarray]:
+def _measure(clips: np.ndarray, networks: Mapping[str, FeatureNetwork]) -> tuple[Arrays, Arrays, np.ndarray]:
     """The features of each network, the measures of single clips, and the directions of motion."""
     features: dict[str, list[np.ndarray]] = {name: [] for name in networks}
-    each: dict[str, list[np.ndarray]] = {}
-    ways = []
-    for first in range(0, len(clips), AT_ONCE):
-        some = clips[first : first + AT_ONCE]
+    per_clip: dict[str, list[np.ndarray]] = {}
+    directions = []
+    for first in range(0, len(clips), BATCH):
+        batch = clips[first : first + BATCH]
         for name, network in networks.items():
-            features[name].append(network(torch.from_numpy(some)).float().cpu().numpy())
-        found, directions = of_each(some)
-        ways.append(directions)
+            features[name].append(network(torch.from_numpy(batch)).float().cpu().numpy())
+        found, shares = clip_measures(batch)
+        directions.append(shares)
         for name, values in found.items():
-            each.setdefault(name, []).append(values)
-    joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in (features, each)]
-    return joined[0], joined[1], np.concatenate(ways)
+            per_clip.setdefault(name, []).append(values)
+    joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in (features, per_clip)]
+    return joined[0], joined[1], np.concatenate(directions)
 
 
 def _values(
-    found: tuple[Each, Each, np.ndarray],
-    reference: tuple[Each, Each, np.ndarray],
-    unspoiled: Each,
-    spread: Mapping[str, float],
+    found: tuple[Arrays, Arrays, np.ndarray],
+    reference: tuple[Arrays, Arrays, np.ndarray],
+    before: Arrays,
+    deviations: Mapping[str, float],
     networks: Mapping[str, FeatureNetwork],
 ) -> dict[str, float]:
-    """Every measure of some clips against the reference, or the same ones unspoiled, such that more is worse."""
+    """Every measure of clips, such that more is worse: distances to the reference, changes of means from `before`."""
     values: dict[str, float] = {}
-    for name in networks:
-        for measures, of, better, _ in distances_of(name):
-            for measure, value in zip(measures, np.atleast_1d(of(reference[0][name], found[0][name])), strict=True):
-                told = measure if name in measure else f"{measure} {name}"
-                values[told] = float(1 - value if better == "higher" else value)
+    for network in networks:
+        for distance in feature_distances(network):
+            results = np.atleast_1d(distance.of(reference[0][network], found[0][network]))
+            for name, value in zip(distance.names, results, strict=True):
+                values[name if network in name else f"{name} {network}"] = float(
+                    1 - value if distance.better == "higher" else value
+                )
     for name, of_clips in found[1].items():
-        values[name] = float(abs(np.nanmean(of_clips) - np.nanmean(unspoiled[name])) / spread[name])
+        values[name] = float(abs(np.nanmean(of_clips) - np.nanmean(before[name])) / deviations[name])
     values["direction distance"] = direction_distance(reference[2], found[2])
     return values
 
 
-def _paired(clean: np.ndarray, spoiled: np.ndarray) -> dict[str, float]:
-    """How far clips are from themselves: the root of the mean squared error, which PSNR is of, and 1 less SSIM."""
-    parts = range(0, len(clean), AT_ONCE)
-    pairs = [(from_uint8(spoiled[p : p + AT_ONCE]), from_uint8(clean[p : p + AT_ONCE])) for p in parts]
-    error = np.square(spoiled.astype(np.float32) - clean).mean((1, 2, 3, 4))
+def _paired(clean: np.ndarray, changed: np.ndarray) -> dict[str, float]:
+    """Measures of clips against themselves: the root of the mean squared error, for PSNR, and 1 less SSIM."""
+    parts = range(0, len(clean), BATCH)
+    pairs = [(from_uint8(changed[p : p + BATCH]), from_uint8(clean[p : p + BATCH])) for p in parts]
+    error = np.square(changed.astype(np.float32) - clean).mean((1, 2, 3, 4))
     return {
         "PSNR": float(np.sqrt(error).mean()),
         "SSIM": float(1 - torch.cat([ssim(*pair).mean(1) for pair in pairs]).mean()),

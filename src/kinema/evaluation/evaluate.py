@@ -1,10 +1,10 @@
-"""The one measuring entry: sources by name, under one protocol, to results."""
+"""The entry point: sources by name, measured under one protocol."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -13,52 +13,52 @@ from pathlib import Path
 import cv2
 
 from kinema.data.clips import DataConfig, FolderClips, open_clips
-from kinema.evaluation.measure import numbers
-from kinema.evaluation.rows import Rows, measured
-from kinema.evaluation.saved import Saved, load_saved
-from kinema.evaluation.sides import Generated, Real, Side, World, names_model
-from kinema.metrics.exactness import sha256
-from kinema.metrics.features import NETWORKS
+from kinema.evaluation.clip_sets import ClipSet, FolderClipSet, GeneratedClipSet, WorldClipSet
+from kinema.evaluation.measure import compute_numbers
+from kinema.evaluation.rows import Rows, measure_clips
+from kinema.evaluation.saved import SavedFeatures, load_features
+from kinema.metrics.features import load_network, sha256
 from kinema.metrics.protocol import Protocol, Result
-from kinema.run import Run
-from kinema.sample import Model, load
-from kinema.worlds import WORLDS
+from kinema.registry import WORLDS
+from kinema.runtime.device import Runtime
+from kinema.sampling.model import Model, load
+from kinema.zoo import is_model
 
-__all__ = ["Evaluation", "Settings", "evaluate"]
+__all__ = ["Evaluation", "EvaluationConfig", "evaluate"]
 
-RESIZE = "the largest crop of its shape about the centre, in whole pixels, then bicubic, antialiased"
-NEAR = 0.01  # share by which frame rates may differ and be the same
+RESIZE = "the largest centre crop of the target's shape, in whole pixels, then bicubic, antialiased"
+SAME_RATE = 0.01  # share by which frame rates may differ
 PACKAGES = ("kinema", "torch", "numpy", "scipy", "av", "pillow")
 
-Progress = Callable[[str, int, int], None]  # called with a source's name, how many pieces are done, and of how many
+SourceProgress = Callable[[str, int, int], None]  # a source's name, how many batches are done, and of how many
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How clips are taken and measured; what is not said is the model's that is measured, or a folder's default."""
+class EvaluationConfig:
+    """How clips are chosen and measured; open settings are those of the measured model, or the defaults of folders."""
 
     clips: int = 512
-    """Of each side; of a folder at most as many as it has windows that do not overlap."""
+    """In each set; of a folder at most as many as it has windows that do not overlap."""
     frames: int | None = None
-    """Of a clip; 16 without a model."""
+    """Of a clip; without a model 16."""
     height: int | None = None
-    """Pixels; 64 without a model."""
+    """Pixels; without a model 64."""
     width: int | None = None
-    """Pixels; 64 without a model."""
+    """Pixels; without a model 64."""
     fps: float | None = None
-    """That videos are resampled to; without a model all frames are taken as they come."""
+    """Frames a second that videos are resampled to; without a model all frames are used as they are."""
     features: str = "kinema"
     """The network whose features are compared: kinema, i3d-stylegan-v, i3d-videogpt, v-jepa or videomae."""
     weights: str | None = None
-    """Its file of weights, or folder, where these do not come with kinema."""
+    """The network's file or folder of weights, where these do not ship with kinema."""
     seed: int = 0
     """Of the first generated clip, and of the choice of real ones."""
     paired: bool = False
-    """The clips of a folder are predictions of those of the same names in the folder that they are measured against."""
+    """The clips of a folder are predictions of the files with the same names in the reference folder."""
     lpips: str | None = None
     """A safetensors file of VGG16 and LPIPS weights (docs/metrics.md), to measure LPIPS of predictions as well."""
     audio: bool = False
-    """Take the sound of real clips along, for models that listen and to measure synchrony."""
+    """Read the sound of real clips, for models conditioned on audio and to measure synchrony."""
     force: bool = False
     """Measure with fewer clips than a number needs, and mark it."""
     cache: str | None = None
@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A result, and the rows that it is of."""
+    """A result and the rows it was computed from."""
 
     result: Result
     rows: Rows
@@ -77,141 +77,137 @@ class Evaluation:
 def evaluate(
     names: Sequence[str],
     against: str | None,
-    settings: Settings,
-    place: Run,
-    progress: Progress = lambda name, done, total: None,
+    config: EvaluationConfig,
+    runtime: Runtime,
+    progress: SourceProgress = lambda name, done, total: None,
 ) -> tuple[list[Evaluation], Evaluation | None]:
-    """Measure sources against a reference, all under one protocol; the reference's own rows come second.
+    """Measure sources against a reference, all under one protocol; the reference's own evaluation comes second.
 
-    A source is a model (a run, a checkpoint, an exported file or one that ships), a folder of clips, an embedded world
-    or a file of saved features. Raises ValueError for what cannot be measured, or not in one way.
+    A source is a model (a run, a checkpoint, an exported file or one that ships), a folder of clips, a procedural world
+    or a file of saved features. Raises ValueError for what cannot be measured, or not by one protocol.
     """
-    if settings.features not in NETWORKS:
-        raise ValueError(f"there are no features called {settings.features!r}; there are {', '.join(NETWORKS)}")
-    models = {name: load(name, place) for name in names if names_model(name)}
-    if against and against not in WORLDS and names_model(against):  # a model and a world may have one name
-        models[against] = load(against, place)
-    network = NETWORKS[settings.features](settings.weights, place.device)
-    data = _data(settings, models)
-    real = None if not against else _opened(against, models if against not in WORLDS else {}, data, settings, None)
-    told = None if isinstance(real, Saved) else real
-    if settings.paired and not isinstance(told, Real):
-        raise ValueError("paired clips are predictions of those in a folder: say --against which")
-    sides = [_opened(name, models, data, settings, told) for name in names]
-    every = [*([real] if real else []), *sides]
-    _refuse_rates(every)
-    rates = [side.fps for side in every if side.fps is not None]
+    models = {name: load(name, runtime) for name in names if is_model(name)}
+    reference_models: Mapping[str, Model] = {}
+    if against and against not in WORLDS and is_model(against):  # a model and a world may have the same name
+        reference_models = {against: load(against, runtime)}
+    network = load_network(config.features, config.weights, runtime.device)
+    data = _data_config(config, {**models, **reference_models})
+    reference = _open(against, reference_models, data, config, None) if against else None
+    conditions = None if isinstance(reference, SavedFeatures) else reference
+    if config.paired and not isinstance(conditions, FolderClipSet):
+        raise ValueError("paired clips are predictions of those in a folder: name it with --against")
+    sources = [_open(name, models, data, config, conditions) for name in names]
+    sets = [*([reference] if reference else []), *sources]
+    rate = _common_rate(sets)
     protocol = Protocol(
-        clips=min([settings.clips, *(side.most for side in every if isinstance(side, Saved))]),
+        clips=min([config.clips, *(len(one.features) for one in sets if isinstance(one, SavedFeatures))]),
         frames=data.frames,
-        fps=round(float(rates[0]), 6) if rates else None,
+        fps=None if rate is None else round(float(rate), 6),
         height=data.height,
         width=data.width,
         resize=RESIZE,
         features={"name": network.name, "checksum": network.checksum, "preprocessing": network.preprocessing},
-        reference=real.key if real else "",
-        seed=settings.seed,
-        paired=settings.paired,
-        lpips=sha256(Path(settings.lpips)) if settings.lpips else "",
+        reference=reference.content if reference else "",
+        seed=config.seed,
+        paired=config.paired,
+        lpips=sha256(Path(config.lpips)) if config.lpips else "",
     )
-
-    def rows(side: Side | Saved, count: int) -> Rows:
-        if isinstance(side, Saved):
-            side.refuse_other(protocol)
-            return side.rows(count)
-        return measured(side, count, network, settings.lpips, settings.cache, partial(progress, side.name))
-
-    found, count = list[Rows](), protocol.clips
-    for side in every:
-        _refuse_few(count)
-        found.append(rows(side, count))
-        count = len(found[-1])
-    _refuse_few(count)
+    rows, count = list[Rows](), protocol.clips
+    for one in sets:
+        _check_count(count)
+        if isinstance(one, SavedFeatures):
+            one.check_protocol(protocol)
+            rows.append(one.rows(count))
+        else:
+            rows.append(measure_clips(one, count, network, config.lpips, config.cache, partial(progress, one.name)))
+        count = len(rows[-1])
+    _check_count(count)
     protocol = replace(protocol, clips=count)
-    found = [one.first(count) for one in found]
+    rows = [one.first(count) for one in rows]
 
-    def of(side: Side | Saved, found: Rows, reference: Rows | None) -> Evaluation:
+    def evaluation(clip_set: ClipSet | SavedFeatures, rows: Rows, real: Rows | None) -> Evaluation:
         result = Result(
-            source=side.name,
-            kind=side.kind,
+            source=clip_set.name,
+            kind=clip_set.kind,
             protocol=protocol,
-            numbers=numbers(found, reference, network.name, settings.force),
-            made=_made(side.model if isinstance(side, Generated) else None, place),
-            each={key: values.tolist() for key, values in found.each.items()},
-            left_out=tuple(dict.fromkeys((*(real.skipped if real else ()), *side.skipped))),
+            numbers=compute_numbers(rows, real, network.name, config.force),
+            provenance=_provenance(clip_set.model if isinstance(clip_set, GeneratedClipSet) else None, runtime),
+            per_clip={key: values.tolist() for key, values in rows.per_clip.items()},
+            skipped=tuple(dict.fromkeys((*(reference.skipped if reference else ()), *clip_set.skipped))),
         )
-        return Evaluation(result, found, side.fps)
+        return Evaluation(result, rows, clip_set.fps)
 
-    reference = found.pop(0) if real else None
-    evaluated = [of(side, one, reference) for side, one in zip(sides, found, strict=True)]
-    return evaluated, of(real, reference, None) if real and reference else None
+    real = rows.pop(0) if reference else None
+    found = [evaluation(one, of, real) for one, of in zip(sources, rows, strict=True)]
+    return found, evaluation(reference, real, None) if reference and real else None
 
 
-def _opened(
-    name: str, models: dict[str, Model], data: DataConfig, settings: Settings, told: Side | None
-) -> Side | Saved:
-    """What a name stands for."""
+def _open(
+    name: str, models: Mapping[str, Model], data: DataConfig, config: EvaluationConfig, reference: ClipSet | None
+) -> ClipSet | SavedFeatures:
+    """The set of clips that a name stands for."""
     if name in models:
-        return Generated(name, models[name], data.frames, settings.seed, told)
+        return GeneratedClipSet(name, models[name], data.frames, config.seed, reference)
     if name.endswith(".npz"):
-        return load_saved(Path(name))
-    world = name in WORLDS
-    chosen = replace(data, source=name, fps=None if world else data.fps, audio=data.audio and not world)
-    source = open_clips(chosen)
+        return load_features(Path(name))
+    is_world = name in WORLDS
+    data = replace(data, source=name, fps=None if is_world else data.fps, audio=data.audio and not is_world)
+    source = open_clips(data)
     if not isinstance(source, FolderClips):
-        return World(name, source, settings.seed)
-    return Real(name, source, settings.seed, told if settings.paired and isinstance(told, Real) else None)
+        return WorldClipSet(name, source, config.seed)
+    truth = reference if config.paired and isinstance(reference, FolderClipSet) else None
+    return FolderClipSet(name, source, config.seed, truth)
 
 
-def _data(settings: Settings, models: dict[str, Model]) -> DataConfig:
-    """The size and the rate that all clips are measured at: as was asked, or as the models have them."""
-    plain = DataConfig(audio=settings.audio, cache=settings.cache)
-    facts = [model.facts for model in models.values()]
-    sizes = {(one.height, one.width) for one in facts} or {(plain.height, plain.width)}
+def _data_config(config: EvaluationConfig, models: Mapping[str, Model]) -> DataConfig:
+    """The length, size and rate that all clips are measured at: as configured, or the models' own."""
+    defaults = DataConfig(audio=config.audio, cache=config.cache)
+    specs = [model.spec for model in models.values()]
+    sizes = {(spec.height, spec.width) for spec in specs} or {(defaults.height, defaults.width)}
     rates = {model.experiment.data.fps for model in models.values()} or {None}
-    asked = (settings.height, settings.width)
-    if len(sizes) > 1 or (facts and any(want not in (None, is_) for want, is_ in zip(asked, *sizes, strict=True))):
-        listed = ", ".join(f"{name} {m.facts.width}x{m.facts.height}" for name, m in models.items())
+    asked = (config.height, config.width)
+    if len(sizes) > 1 or (specs and any(want not in (None, is_) for want, is_ in zip(asked, *sizes, strict=True))):
+        listed = ", ".join(f"{name} {m.spec.width}x{m.spec.height}" for name, m in models.items())
         raise ValueError(
             f"models are measured at the size of their clips, one for all: leave --height and --width out ({listed})"
         )
-    if len(rates) > 1 and settings.fps is None:
-        raise ValueError("the models were trained at different frame rates: say at which to measure with --fps")
+    if len(rates) > 1 and config.fps is None:
+        raise ValueError("the models were trained at different frame rates: choose one to measure at with --fps")
     ((height, width),) = sizes
     return replace(
-        plain,
-        frames=min((one.frames for one in facts), default=plain.frames) if settings.frames is None else settings.frames,
-        height=height if settings.height is None else settings.height,
-        width=width if settings.width is None else settings.width,
-        fps=next(iter(rates)) if settings.fps is None else settings.fps,
+        defaults,
+        frames=min((spec.frames for spec in specs), default=defaults.frames)
+        if config.frames is None
+        else config.frames,
+        height=height if config.height is None else config.height,
+        width=width if config.width is None else config.width,
+        fps=next(iter(rates)) if config.fps is None else config.fps,
     )
 
 
-def _refuse_few(clips: int) -> None:
+def _check_count(clips: int) -> None:
     if clips < 2:
-        raise ValueError(f"{clips} clip cannot be measured, as there is no interval to state: give 2 or more")
+        raise ValueError(f"{clips} clip cannot be measured, as it has no interval: give 2 or more")
 
 
-def _refuse_rates(sides: Sequence[Side | Saved]) -> None:
-    """Refuse to compare clips whose frames are of different times."""
-    mixed = [side.name for side in sides if side.kind == "real" and side.fps is None]
-    if mixed:
-        raise ValueError(f"the clips of {mixed[0]} differ in frames a second: give --fps to take all at one rate")
-    rates = {side.name: side.fps for side in sides if side.fps is not None}
-    if rates and max(rates.values()) > (1 + NEAR) * min(rates.values()):
+def _common_rate(sets: Sequence[ClipSet | SavedFeatures]) -> float | None:
+    """The frame rate of all sets, None where it is unknown; raises ValueError where they differ."""
+    if mixed := [one.name for one in sets if one.kind == "folder" and one.fps is None]:
+        raise ValueError(f"the clips of {mixed[0]} differ in frames a second: give --fps to resample them to one rate")
+    rates = {one.name: one.fps for one in sets if one.fps is not None}
+    if rates and max(rates.values()) > (1 + SAME_RATE) * min(rates.values()):
         listed = ", ".join(f"{name} at {rate:.4g}" for name, rate in rates.items())
-        raise ValueError(f"frames a second differ ({listed}): give --fps to take folders at one rate")
+        raise ValueError(f"frames a second differ ({listed}): give --fps to resample folders to one rate")
+    return next(iter(rates.values()), None)
 
 
-def _made(model: Model | None, place: Run) -> dict[str, str]:
-    """How a result came about, where that need not be the same for all."""
+def _provenance(model: Model | None, runtime: Runtime) -> dict[str, str]:
+    """Versions and settings that may differ between results that compare."""
     found = {name: version(name) for name in PACKAGES}
-    found |= {"opencv": cv2.__version__, "python": platform.python_version(), "device": str(place.device)}
-    if model is not None and model.family.past:
-        found["given"] = f"the first {model.family.past} frames are real ones, which count in all but PSNR and its like"
+    found |= {"opencv": cv2.__version__, "python": platform.python_version(), "device": str(runtime.device)}
     if model is not None:
-        found |= {
-            "sampling": json.dumps(asdict(model.family.sampling)) if model.family.sampling else "",
-            "precision": str(place.precision),
-        }
+        if context := model.family.context_frames:
+            found["context"] = f"the first {context} frames are real; only PSNR, SSIM and LPIPS leave them out"
+        sampling = model.family.sampling
+        found |= {"sampling": json.dumps(asdict(sampling)) if sampling else "", "precision": str(runtime.precision)}
     return found

@@ -1,4 +1,4 @@
-"""The numbers: what a side's rows say, beside the reference's, each with its interval."""
+"""From rows to numbers: each measure of a set of clips with its interval, and its value for the reference."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float
 
 from kinema.evaluation.rows import Rows
-from kinema.metrics.bootstrap import mean_interval
 from kinema.metrics.control import label_control
 from kinema.metrics.coverage import prdc
 from kinema.metrics.flow_field import direction_distance, magnitude_distance
-from kinema.metrics.frechet import Moments, frechet
+from kinema.metrics.frechet import covariance_rank, frechet_distance
 from kinema.metrics.kernel import jedi, kvd
 from kinema.metrics.protocol import Number
-from kinema.metrics.resampling import Extrapolation, extrapolated, floor, half_interval
+from kinema.metrics.statistics import Extrapolation, extrapolated_distance, half_interval, mean_interval, real_floor
 
-__all__ = ["UNITS", "Of", "distances_of", "extrapolation", "frechet_distance", "least", "numbers", "smallest_half"]
+__all__ = ["Distance", "compute_numbers", "feature_distances", "frechet_extrapolation"]
 
 UNITS = {
     "sharpness": "levels a pixel",
@@ -33,184 +30,144 @@ UNITS = {
     "flicker": "levels",
     "warping error": "levels squared",
     "flow": "pixels a frame",
+    "flow distance": "pixels a frame",
     "freeze": "share",
     "loop": "share",
     "cuts": "a clip",
     "PSNR": "dB",
-    "SSIM": "",
-    "MS-SSIM": "",
-    "LPIPS": "",
     "adherence": "share",
     "control": "share",
     "synchrony": "correlation",
 }
-BETTER = {  # all others are better near the reference's
-    "PSNR": "higher",
-    "SSIM": "higher",
-    "MS-SSIM": "higher",
-    "LPIPS": "lower",
-    "adherence": "higher",
-    "control": "higher",
-}
-BOUNDS = {  # that no interval leaves
-    "precision": (0, 1),
-    "recall": (0, 1),
-    "density": (0, math.inf),
-    "coverage": (0, 1),
-}
-FEWEST = 16  # clips that a mean is of
-FILES = 8  # below which an interval over files is marked
-NEIGHBOURLY = 64  # clips below which neighbours and kernels say little
-
-SPLIT = 6  # clips in the smallest half: with fewer there are no five neighbours
-
-Of = Callable[[np.ndarray, np.ndarray], float | np.ndarray]  # of the reference's vectors and the measured ones
+BETTER = {"PSNR": "higher", "SSIM": "higher", "MS-SSIM": "higher", "LPIPS": "lower", "adherence": "higher"}
+BETTER["control"] = "higher"  # all other means are better near the reference's
+BOUNDS = {"precision": (0, 1), "recall": (0, 1), "density": (0, math.inf), "coverage": (0, 1)}  # of intervals
+LEAST_MEAN = 16  # clips for a mean
+LEAST_DISTANCE = 64  # clips for neighbours, kernels and distances of motion
+LEAST_FILES = 8  # with fewer an interval over files is marked
+LEAST_HALF = 6  # clips in the smallest half: with fewer there are no five neighbours
 
 
-def frechet_distance(real: np.ndarray, made: np.ndarray, ddof: Literal[0, 1] = 1) -> float:
-    """The Frechet distance of two tables of features, with covariances over n - `ddof`; of the same ones exactly 0."""
-    moments = Moments.of(real), Moments.of(made)
-    value = frechet(*moments, ddof).value
-    scale = sum(np.square(one.factor(ddof)).sum() for one in moments)
-    return value if value > 1e-12 * scale else 0.0
+class Distance(NamedTuple):
+    """A distance of two sets, or several that are computed together."""
+
+    names: tuple[str, ...]
+    of: Callable[[np.ndarray, np.ndarray], float | np.ndarray]  # of the reference's vectors and the measured ones
+    better: str = "lower"
+    floor_scale: float = 1.0  # the floor at N clips, over that of two halves of N clips
 
 
-def frechet_of(network: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The Frechet distance as the dialect of a network has it: StyleGAN-V divides covariances by n, others by n - 1."""
-    return partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
+def feature_distances(network: str) -> list[Distance]:
+    """The distances in a network's features.
 
-
-def _singular(real: np.ndarray, made: np.ndarray) -> str:
-    """What is to be said of covariances that are not of full rank."""
-    found = frechet(Moments.of(real), Moments.of(made))
-    if not found.singular:
-        return ""
-    ranks = " and ".join(map(str, dict.fromkeys(found.ranks)))
-    return f"covariances are singular, of rank {ranks} in {found.dimensions} dimensions: some features never vary alone"
-
-
-def neighbours(real: np.ndarray, made: np.ndarray) -> Float[np.ndarray, "4"]:
-    """Precision, recall, density and coverage."""
-    found = prdc(real, made)
-    return np.array([found.precision, found.recall, found.density, found.coverage])
-
-
-def distances_of(network: str) -> list[tuple[tuple[str, ...], Of, str, str]]:
-    """The distances in a network's features: the names of what each gives, the function, what is better, and a unit."""
-    found: list[tuple[tuple[str, ...], Of, str, str]] = [
-        ((f"FD {network}",), frechet_of(network), "lower", ""),
-        ((f"KD {network}",), kvd, "lower", ""),
-        (("precision", "recall", "density", "coverage"), neighbours, "higher", ""),
+    StyleGAN-V's Frechet distance divides covariances by n, the others by n - 1.
+    """
+    frechet = partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
+    found = [
+        Distance((f"FD {network}",), frechet, floor_scale=0.5),  # its bias is in proportion to 1 / n
+        Distance((f"KD {network}",), kvd),
+        Distance(("precision", "recall", "density", "coverage"), lambda a, b: np.array(prdc(a, b)), "higher"),
     ]
     if network == "v-jepa":
-        found.append(((f"MMD {network}",), jedi, "lower", ""))  # JEDi's kernel, but not its features
+        found.append(Distance((f"MMD {network}",), jedi))  # JEDi's kernel, but not its features
     return found
 
 
-def least(name: str, dimensions: int) -> int:
-    """The clips of each side below which a number is refused: for a Frechet distance twice the features' dimensions.
+def compute_numbers(rows: Rows, real: Rows | None, network: str, force: bool = False) -> dict[str, Number]:
+    """All numbers of a set by name, beside those of the reference.
 
-    So many that half of them, which its interval and its floor are made of, have a covariance of full rank.
-    """
-    if name.startswith("FD"):
-        return 2 * dimensions + 2
-    return FEWEST if name in UNITS else NEIGHBOURLY
-
-
-def numbers(rows: Rows, real: Rows | None, network: str, force: bool = False) -> dict[str, Number]:
-    """All numbers of a side by name, beside those of the reference.
-
-    What there are too few clips for is not measured, or with `force` measured and marked.
+    What there are too few clips for is not measured, or with `force` measured and marked. A Frechet distance needs
+    twice as many clips as dimensions: half of them, in its interval and its floor, then have a full-rank covariance.
     """
     found: dict[str, Number] = {}
     if real is not None:
-        for names, of, better, unit in distances_of(network):
-            beneath = 0.5 if names[0].startswith("FD") else 1.0  # halves have twice the bias of the whole
-            tables = real.features, rows.features
-            found |= _between(names, of, tables, real, rows, unit, better, beneath, force)
-            if names[0].startswith("FD") and math.isfinite(found[names[0]].value):
-                note = "; ".join(filter(None, (found[names[0]].note, _singular(*tables))))
-                found[names[0]] = replace(found[names[0]], note=note)
-                line = extrapolation(rows, real, network)
-                number = replace(found[names[0]], value=line.value, low=line.low, high=line.high, real=0.0)
-                found[f"{names[0]} at infinity"] = number
-    for name, values in rows.each.items():
-        found[name] = _mean(name, values, rows, None if real is None else real.each.get(name), force)
+        tables = real.features, rows.features
+        for distance in feature_distances(network):
+            is_frechet = distance.names[0].startswith("FD")
+            least = 2 * rows.features.shape[1] + 2 if is_frechet else LEAST_DISTANCE
+            found |= _distance(distance, tables, real, rows, least, force)
+            if is_frechet and math.isfinite((number := found[distance.names[0]]).value):
+                number = replace(number, note="; ".join(filter(None, (number.note, _singular(*tables)))))
+                line = frechet_extrapolation(rows, real, network)
+                at_infinity = replace(number, value=line.value, low=line.low, high=line.high, real=0.0)
+                found |= {distance.names[0]: number, f"{distance.names[0]} at infinity": at_infinity}
+    for name, values in rows.per_clip.items():
+        found[name] = _mean(name, values, rows, None if real is None else real.per_clip.get(name), force)
     if real is not None and any(rows.classes) and min(len(set(real.classes)), len(np.unique(real.groups))) > 1:
-        told, shown = label_control(real.features, real.classes, real.groups, rows.features, rows.classes)
-        found["control"] = _mean("control", told, rows, shown, force)
-    if real is not None and rows.each and real.each:
-        root = 0.5**0.5  # distances of means and of quantiles fall with the root of the clips
-        flows = real.each["flow"][:, None], rows.each["flow"][:, None]
-        found |= _between(("flow distance",), _lengths, flows, real, rows, UNITS["flow"], "lower", root, force)
-        ways = real.directions, rows.directions
-        found |= _between(("direction distance",), direction_distance, ways, real, rows, "", "lower", root, force)
+        control = label_control(real.features, real.classes, real.groups, rows.features, rows.classes)
+        found["control"] = _mean("control", control[0], rows, control[1], force)
+    if real is not None and rows.per_clip and real.per_clip:
+        root = 0.5**0.5  # distances of means and of quantiles fall with the root of the number of clips
+        lengths = Distance(("flow distance",), lambda a, b: magnitude_distance(b[:, 0], a[:, 0]), floor_scale=root)
+        flows = real.per_clip["flow"][:, None], rows.per_clip["flow"][:, None]
+        found |= _distance(lengths, flows, real, rows, LEAST_DISTANCE, force)
+        ways = Distance(("direction distance",), direction_distance, floor_scale=root)
+        found |= _distance(ways, (real.directions, rows.directions), real, rows, LEAST_DISTANCE, force)
     return found
 
 
-def extrapolation(rows: Rows, real: Rows, network: str) -> Extrapolation:
-    """The Frechet distance freed from its bias, with the points that the line goes through."""
-    return extrapolated(frechet_of(network), real.features, rows.features, (real.groups, rows.groups))
+def frechet_extrapolation(rows: Rows, real: Rows, network: str) -> Extrapolation:
+    """The Frechet distance extrapolated to infinitely many clips."""
+    of = feature_distances(network)[0].of
+    return extrapolated_distance(of, real.features, rows.features, (real.groups, rows.groups))
 
 
-def _lengths(real: np.ndarray, made: np.ndarray) -> float:
-    return magnitude_distance(made[:, 0], real[:, 0])
+def _singular(real: np.ndarray, made: np.ndarray) -> str:
+    """A note on covariances that are not of full rank."""
+    ranks, dimensions = [covariance_rank(table) for table in (real, made)], real.shape[1]
+    if min(ranks) == dimensions:
+        return ""
+    listed = " and ".join(map(str, dict.fromkeys(ranks)))
+    return f"covariances are singular, of rank {listed} in {dimensions} dimensions"
 
 
-def _between(
-    names: tuple[str, ...],
-    of: Of,
-    tables: tuple[np.ndarray, np.ndarray],
-    real: Rows,
-    rows: Rows,
-    unit: str,
-    better: str,
-    beneath: float,
-    force: bool,
+def _distance(
+    distance: Distance, tables: tuple[np.ndarray, np.ndarray], real: Rows, rows: Rows, least: int, force: bool
 ) -> dict[str, Number]:
-    """Distances of two tables, with their floor: those of two halves of the reference, times `beneath`."""
-    clips = min(map(len, tables))
-    note = _few(clips, least(names[0], tables[0].shape[1]), force)
-    half = min(map(smallest_half, (real.groups, rows.groups)))
-    if half < SPLIT:
-        note = f"halves by files would have {half} clips, where {SPLIT} are needed: give more clips, of more files"
-    if (note and not force) or half < SPLIT:
-        return {name: _unmeasured(clips, unit, better, note) for name in names}
-    values, lows, highs = (np.atleast_1d(x) for x in half_interval(of, *tables, (real.groups, rows.groups)))
-    floors = beneath * np.atleast_1d(floor(of, tables[0], real.groups).value)
+    """A distance of two tables, with its floor."""
+    clips, groups = min(map(len, tables)), (real.groups, rows.groups)
+    note = _few(clips, least, force)
+    half = min(map(_smallest_half, groups))
+    if half < LEAST_HALF:
+        note = f"halves by files would have {half} clips, where {LEAST_HALF} are needed: give more clips, of more files"
+    if (note and not force) or half < LEAST_HALF:
+        return {name: _unmeasured(clips, UNITS.get(name, ""), distance.better, note) for name in distance.names}
+    ends = [np.atleast_1d(x) for x in half_interval(distance.of, tables, groups)]
+    floors = distance.floor_scale * np.atleast_1d(real_floor(distance.of, tables[0], real.groups))
     found = {}
-    for name, value, low, high, under in zip(names, values, lows, highs, floors, strict=True):
+    for name, value, low, high, floor in zip(distance.names, *ends, floors, strict=True):
+        unit = UNITS.get(name, "")
         if math.isnan(value):
-            found[name] = _unmeasured(clips, unit, better, "it is not defined for these clips: does nothing move?")
-        else:
-            low, high = np.clip((low, high), *BOUNDS.get(name, (-math.inf, math.inf)))
-            found[name] = Number(float(value), float(low), float(high), clips, unit, better, float(under), note)
+            found[name] = _unmeasured(clips, unit, distance.better, "it is not defined for clips without motion")
+            continue
+        low, high = np.clip((low, high), *BOUNDS.get(name, (-math.inf, math.inf)))
+        found[name] = Number(float(value), float(low), float(high), clips, unit, distance.better, float(floor), note)
     return found
 
 
-def smallest_half(groups: np.ndarray) -> int:
-    """The clips of the smaller half of the groups, if those with the fewest come together."""
+def _smallest_half(groups: np.ndarray) -> int:
+    """The clips of half of the groups, if those are the ones with the fewest."""
     counts = np.sort(np.unique(groups, return_counts=True)[1])
     return int(counts[: len(counts) // 2].sum())
 
 
 def _mean(name: str, values: np.ndarray, rows: Rows, real: np.ndarray | None, force: bool) -> Number:
-    """The mean over clips of which there is a value, with the reference's."""
+    """The mean over the clips that have a value, with the reference's."""
     there, unit, better = np.isfinite(values), UNITS.get(name, ""), BETTER.get(name, "near")
-    note, files = _few(int(there.sum()), FEWEST, force), len(np.unique(rows.groups[there]))
+    note, files = _few(int(there.sum()), LEAST_MEAN, force), len(np.unique(rows.groups[there]))
     if (note and not force) or files < 2:
         return _unmeasured(int(there.sum()), unit, better, note or "there are values of one clip or file only")
-    if files < FILES:
+    if files < LEAST_FILES:
         note = f"the interval is of {files} files only" + (f"; {note}" if note else "")
-    value, low, high = mean_interval(torch.from_numpy(values[there]), groups=rows.groups[there])
-    beside = None if real is None or not np.isfinite(real).any() else float(np.nanmean(real))
-    return Number(value, low, high, int(there.sum()), unit, better, beside, note)
+    value, low, high = mean_interval(values[there], groups=rows.groups[there])
+    reference = None if real is None or not np.isfinite(real).any() else float(np.nanmean(real))
+    return Number(value, low, high, int(there.sum()), unit, better, reference, note)
 
 
-def _few(clips: int, fewest: int, force: bool) -> str:
-    if clips >= fewest:
+def _few(clips: int, least: int, force: bool) -> str:
+    if clips >= least:
         return ""
-    return f"of {clips} clips, where {fewest} are needed" + ("" if force else ": measure more, or --force it")
+    return f"of {clips} clips, where {least} are needed" + ("" if force else ": measure more, or --force it")
 
 
 def _unmeasured(clips: int, unit: str, better: str, note: str) -> Number:

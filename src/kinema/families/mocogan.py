@@ -1,9 +1,9 @@
 """MoCoGAN: a video is one content code and a path of motion codes (Tulyakov et al., CVPR 2018, arXiv 1707.04993).
 
-A recurrent network turns fresh noise at every frame into a path of motion codes; an image generator draws each
-frame from (content, category, motion); one critic judges single frames, another whole clips. With labels, or with
-a categorical code and none, the clip critic also tells the categories apart and the generator is asked to make
-clips whose category it can tell (section 3.3).
+A recurrent network turns noise at every frame into a path of motion codes; an image generator draws each frame from
+(content, category, motion); one critic classifies single frames, another clips. If there are categories, from labels or
+learned without them, the clip critic also classifies these and the generator has to make clips of the right category
+(section 3.3).
 """
 
 from __future__ import annotations
@@ -20,77 +20,71 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from kinema.family import Facts, Family, FamilyConfig, Turn
-from kinema.nn.adversarial import AdversarialLoss, Penalty, critic_loss, generator_loss
+from kinema.conditions.labels import choose_labels
+from kinema.family import Family, Turn
+from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
 from kinema.nn.augment import augment
-from kinema.nn.coordinates import Coordinates
-from kinema.nn.critic import Critic, CriticNorm, clips_seen, keep_scale
-from kinema.nn.labels import labels
-from kinema.types import Batch, Conditions, Noise
+from kinema.nn.critic import AdversarialConfig, Critic, critic_input, init_kaiming_
+from kinema.types import Batch, ClipSpec, Conditions, Progress, Seeds, TrainStep, no_progress
 
 __all__ = ["MoCoGAN", "MoCoGANConfig"]
 
-See = Callable[[Tensor, torch.Generator], Tensor]  # from clips to what a critic sees of them
-CHUNK = 16  # frames that `generate` draws at a time: memory stays the same however long the clip
+CriticInput = Callable[[Tensor, torch.Generator], Tensor]  # clips to the input of a critic
+CHUNK = 16  # frames that `generate` makes at a time: memory does not grow with the clip
 
 
 @dataclass(frozen=True)
-class MoCoGANConfig(FamilyConfig):
+class MoCoGANConfig(AdversarialConfig):
     """The defaults are the authors' network and recipe; `kinema.presets` has others."""
 
-    frames: int | None = None
-    """T that the clip critic sees; taken from the clips. Sampling may ask for any other number."""
-    height: int | None = None
-    """Pixels, a multiple of 16; taken from the clips."""
-    width: int | None = None
-    """Pixels, a multiple of 16; taken from the clips."""
     categories: int | None = None
-    """Values of the categorical code; taken from the labels. Without labels, so many are found (InfoGAN)."""
+    """Categories; taken from the labels. Without labels, this many are learned (InfoGAN)."""
     category: Literal["frames", "path"] = "frames"
-    """What the categorical code is told to: the image generator at every frame, or the path of motion codes."""
+    """What the categorical code conditions: the image generator at every frame, or the path of motion codes."""
     content: int = 50
-    """Dimensions of the content code, one draw a clip."""
+    """Dimensions of the content code, drawn once for each clip."""
     motion: int = 10
-    """Dimensions of the motion code, one a frame."""
+    """Dimensions of the motion code, one for each frame."""
     ngf: int = 64
     """Channels of the image generator before its output layer."""
     coordinates: bool = False
-    """Tell every layer of the image generator but the first where its pixels are: places are learned sooner."""
-    ndf: int = 64
-    """Channels of the clip critic after its input layer: most of a step's cost."""
+    """Coordinate channels in all layers of the image generator but the first: positions are learned sooner."""
     ndf_image: int = 64
-    """Channels of the image critic after its input layer (0: none, only clips are judged)."""
-    norm: CriticNorm = "batch"
-    """Normalisation in the critics; a gradient penalty wants "none"."""
+    """Channels of the image critic after its input layer (0: no image critic)."""
     noise: float = 0.1
     """Standard deviation of the Gaussian noise added to the input of the critics' strided layers."""
-    loss: AdversarialLoss = "vanilla"
-    """What the players play for."""
-    penalty: float = 0.0
-    """Weight of the R1 and R2 gradient penalties (0: none), each on a quarter of the batch; a clip's is that by T."""
-    penalty_falls: int = 0
-    """Steps over which that weight falls to a twentieth (0: it stays): a strong one hides small differences."""
-    augment: bool = False
-    """Differentiable augmentation of all that the critics see: for a few hundred clips or fewer."""
     information: float = 1.0
     """Weight of the categorical code's information loss."""
 
     def __post_init__(self) -> None:
-        if min(self.content, self.motion, self.ngf, self.ndf) < 1:
-            raise ValueError("mocogan: content, motion, ngf and ndf must be at least 1")
-        if min(self.ndf_image, self.noise, self.penalty, self.penalty_falls, self.information) < 0:
-            raise ValueError("mocogan: ndf_image, noise, penalty, penalty_falls and information must not be negative")
+        super().__post_init__()
+        if min(self.content, self.motion, self.ngf) < 1:
+            raise ValueError("mocogan: content, motion and ngf must be at least 1")
+        if min(self.ndf_image, self.noise, self.information) < 0:
+            raise ValueError("mocogan: ndf_image, noise and information must not be negative")
 
-    def fitted(self, facts: Facts) -> MoCoGANConfig:
-        """The configuration for clips of these sizes and classes."""
-        found = {"frames": facts.frames, "height": facts.height, "width": facts.width}
-        if facts.classes or self.categories is None:
-            found["categories"] = len(facts.classes)
-        return self.completed(**found)
+    def fitted(self, spec: ClipSpec) -> MoCoGANConfig:
+        """The configuration for clips of these sizes and classes; raises ValueError if fields differ."""
+        found = {"categories": len(spec.classes)} if spec.classes or self.categories is None else {}
+        return super().fitted(spec).completed_from(**found)
 
     def build(self) -> MoCoGAN:
         """The untrained model."""
         return MoCoGAN(self)
+
+
+class Coordinates(nn.Module):
+    """Appends each pixel's row and column, from -1 to 1, as channels (CoordConv, arXiv 1807.03247, section 3).
+
+    GANs of coloured shapes learn their positions sooner with them (section 5).
+    """
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C+2 H W"]:
+        """`x` with its coordinate channels."""
+        _, _, height, width = x.shape
+        rows, columns = (torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) for n in (height, width))
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # [2, H, W]
+        return torch.cat([x, grid.expand(len(x), -1, -1, -1)], 1)
 
 
 class Generator(nn.Module):
@@ -114,29 +108,41 @@ class Generator(nn.Module):
     def walk(
         self, category: Int64[Tensor, " B"], noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]
     ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B M"]]:
-        """The motion codes of T frames and the state to go on from (section 3.1, R_M)."""
+        """The motion codes of T frames and the state after them (section 3.1, R_M)."""
         if self.on_path:
             noise = torch.cat([noise, repeat(self._one_hot(category, noise), "b k -> b t k", t=noise.shape[1])], 2)
-        with torch.autocast(noise.device.type, enabled=False):  # a long path would gather bf16's rounding
+        with torch.autocast(noise.device.type, enabled=False):  # bf16 errors would accumulate along a path
             path, state = self.path(noise, start[None].contiguous())
         return path, state[0]
 
     def forward(
+        self,
+        content: Float[Tensor, "B C"],
+        category: Int64[Tensor, " B"],
+        noise: Float[Tensor, "B T M"],
+        start: Float[Tensor, "B M"],
+        frames: Int64[Tensor, "B t"],
+    ) -> Float[Tensor, "B t 3 H W"]:
+        """The frames with the indices `frames`, of clips of T frames, in [-1, 1]."""
+        motion, _ = self.walk(category, noise, start)
+        return self.render(content, category, _take(motion, frames))
+
+    def render(
         self, content: Float[Tensor, "B C"], category: Int64[Tensor, " B"], motion: Float[Tensor, "B T M"]
     ) -> Float[Tensor, "B T 3 H W"]:
-        """The frames that these codes stand for, in [-1, 1]; `category` is not looked at where there are none."""
+        """The frames of these codes, in [-1, 1]; `category` is ignored if there are no categories."""
         still = content if self.on_path else torch.cat([content, self._one_hot(category, content)], 1)
         codes = torch.cat([repeat(still, "b c -> b t c", t=motion.shape[1]), motion], 2)
         frames = self.draw(rearrange(codes, "b t c -> (b t) c 1 1"))
         return rearrange(frames, "(b t) c h w -> b t c h w", b=len(content))
 
     def _one_hot(self, category: Tensor, like: Tensor) -> Tensor:
-        """[B, K], of no width where there are no categories."""
+        """[B, K]; K is 0 if there are no categories."""
         return F.one_hot(category, max(1, self.categories))[:, : self.categories].to(like)
 
 
 def image_critic(config: MoCoGANConfig) -> Critic:
-    """The critic D_I of single frames [B, 3, H, W]: a grid of logits [B, 1, h, w], one a patch."""
+    """The critic D_I of single frames [B, 3, H, W]: a logit for each patch [B, 1, h, w]."""
     batch = config.norm == "batch"
     widths = [3, *(config.ndf_image * m for m in (1, 2, 4))]
     convolutions = [nn.Conv2d(i, o, 4, 2, 1, bias=not batch) for i, o in zip(widths, [*widths[1:], 1], strict=True)]
@@ -144,7 +150,7 @@ def image_critic(config: MoCoGANConfig) -> Critic:
 
 
 def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: int, width: int) -> Critic:
-    """The critic D_V of clips [B, 3, T, H, W]: logits [B, 1 + categories, t, h, w], the first channel for real."""
+    """The critic D_V of clips [B, 3, T, H, W]: logits [B, 1 + categories, t, h, w], the first channel adversarial."""
     batch = config.norm == "batch"
     widths = [3, *(config.ndf * m for m in (1, 2, 4, 8))]
     convolutions: list[nn.Conv2d | nn.Conv3d] = []
@@ -158,7 +164,7 @@ def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: in
 
 
 class MoCoGAN(Family):
-    """Motion and content decomposed GAN; conditioned on the label where it was trained with labels."""
+    """Motion and content decomposed GAN; conditioned on the label if it was trained with labels."""
 
     accepts = frozenset({"label"})
     streams = frozenset({"content", "motion"})
@@ -168,113 +174,127 @@ class MoCoGAN(Family):
 
     def __init__(self, config: MoCoGANConfig) -> None:
         super().__init__()
-        frames, height, width, categories = config.filled("frames", "height", "width", "categories")
-        if min(height, width) < 16 or height % 16 or width % 16:
-            raise ValueError(f"mocogan: height and width must be multiples of 16, not {height} and {width}")
+        frames, height, width = config.critic_sizes()
+        (categories,) = config.required("categories")
         self.config = config
         self.generator = Generator(config, categories, height, width)
         self.image_critic = image_critic(config) if config.ndf_image else None
         self.video_critic = video_critic(config, categories, frames, height, width)
-        keep_scale(self)
-        self.penalty = Penalty(config.penalty, config.penalty_falls)
+        init_kaiming_(self)
+        self.penalty = Penalty(config.penalty, config.penalty_decay_steps)
 
     def turns(self) -> Sequence[Turn]:
-        """Both critics, then the generator against both (equation 4, and 5 for the categories)."""
+        """The critics, then the generator against them (equation 4, and 5 for the categories)."""
         turns = (
-            Turn("video_critic", self.video_critic, self._video_critic_loss, self.penalty.play),
+            Turn("video_critic", self.video_critic, self._video_critic_loss),
             Turn("generator", self.generator, self._generator_loss),
         )
         if self.image_critic is None:
             return turns
         return (Turn("image_critic", self.image_critic, self._image_critic_loss), *turns)
 
-    def _imagine(self, batch: Batch, generator: torch.Generator, frames: int) -> tuple[Tensor, Tensor]:
-        """Generated clips, as many as in `batch`, and their categories [B]: the batch's labels, or drawn.
+    def _sample(self, batch: Batch, generator: torch.Generator, frames: int) -> tuple[Tensor, Tensor]:
+        """Generated clips [B, frames, 3, H, W] and their categories [B]: the labels of `batch`, or random ones.
 
-        `frames` consecutive frames at a random place of a path as long as the batch's: [B, frames, 3, H, W].
+        The frames are consecutive, from a random start in a path as long as the batch's clips.
         """
         (size, length), device = batch.frames.shape[:2], batch.frames.device
         draw = partial(torch.randn, generator=generator, device=device)
-        category = batch.given.label
+        category = batch.conditions.label
         if category is None:
             category = torch.randint(max(1, self.generator.categories), (size,), generator=generator, device=device)
         noise, start = draw(size, length, self.generator.motion), draw(size, self.generator.motion)
-        motion, _ = self.generator.walk(category, noise, start)
-        motion = _windows(motion, frames, generator)
-        return self.generator(draw(size, self.generator.content), category, motion), category
+        window = _random_window(size, length, frames, generator)
+        content = draw(size, self.generator.content)
+        return self.generator(content, category, noise, start, window), category
 
-    def _frames_seen(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """What D_I sees of clips: one frame of each at random [B, 3, H, W] (S_1 of section 3.2)."""
-        frames = _windows(clips, 1, generator)
+    def _image_critic_input(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """The input of D_I: a random frame of each clip [B, 3, H, W] (S_1 of section 3.2)."""
+        frames = _take(clips, _random_window(len(clips), clips.shape[1], 1, generator))
         return (augment(frames, generator) if self.config.augment else frames)[:, 0]
 
-    def _clips_seen(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """What D_V sees of clips: all of them, [B, 3, T, H, W]."""
-        return clips_seen(clips, generator, self.config.augment)
+    def _video_critic_input(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """The input of D_V: complete clips [B, 3, T, H, W]."""
+        return critic_input(clips, generator, self.config.augment)
 
-    def _image_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def _image_critic_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = step.generator
         with torch.no_grad():
-            images, _ = self._imagine(batch, generator, frames=1)
-        real, fake = self._frames_seen(batch.frames, generator), self._frames_seen(images, generator)
+            images, _ = self._sample(batch, generator, frames=1)
+        real, fake = self._image_critic_input(batch.frames, generator), self._image_critic_input(images, generator)
         assert self.image_critic is not None  # or there is no such turn
         critic = partial(self.image_critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
-        return loss + self.penalty(critic, real, fake), {"image_critic": loss}
+        return loss + self.penalty(critic, real, fake, step.index), {"image_critic": loss}
 
-    def _video_critic_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def _video_critic_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = step.generator
         with torch.no_grad():
-            clips, category = self._imagine(batch, generator, batch.frames.shape[1])
-        real, fake = self._clips_seen(batch.frames, generator), self._clips_seen(clips, generator)
+            clips, category = self._sample(batch, generator, batch.frames.shape[1])
+        real, fake = self._video_critic_input(batch.frames, generator), self._video_critic_input(clips, generator)
         critic = partial(self.video_critic, generator=generator)
         on_real, on_fake = critic(real), critic(fake)
         loss = critic_loss(self.config.loss, on_real[:, 0], on_fake[:, 0])
         scalars = {"video_critic": loss}
-        total = loss + self.penalty(lambda x: critic(x)[:, 0], real, fake, batch.frames.shape[1])
-        if self.generator.categories:  # learned from real clips where they are labelled, else from the generator's
-            scalars["categories"] = _category_loss(on_fake if batch.given.label is None else on_real, category)
+        total = loss + self.penalty(lambda x: critic(x)[:, 0], real, fake, step.index, batch.frames.shape[1])
+        if self.generator.categories:  # learned from real clips if they are labelled, else from generated ones
+            scalars["categories"] = _category_loss(on_fake if batch.conditions.label is None else on_real, category)
             total = total + scalars["categories"]
         return total, scalars
 
-    def _generator_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        def play(critic: Critic, see: See, fake: Tensor) -> tuple[Tensor, Tensor]:
-            on_fake = critic(see(fake, generator), generator)
+    def _generator_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = step.generator
+
+        def adversarial(critic: Critic, prepare: CriticInput, fake: Tensor) -> tuple[Tensor, Tensor]:
+            on_fake = critic(prepare(fake, generator), generator)
             loss = generator_loss(
-                self.config.loss, on_fake[:, 0], lambda: critic(see(batch.frames, generator), generator)[:, 0]
+                self.config.loss, on_fake[:, 0], lambda: critic(prepare(batch.frames, generator), generator)[:, 0]
             )
             return loss, on_fake
 
         scalars = {}
         if self.image_critic is not None:
-            images, _ = self._imagine(batch, generator, frames=1)
-            scalars["generator_image"], _ = play(self.image_critic, self._frames_seen, images)
-        clips, category = self._imagine(batch, generator, batch.frames.shape[1])
-        scalars["generator_video"], on_fake = play(self.video_critic, self._clips_seen, clips)
+            images, _ = self._sample(batch, generator, frames=1)
+            scalars["generator_image"], _ = adversarial(self.image_critic, self._image_critic_input, images)
+        clips, category = self._sample(batch, generator, batch.frames.shape[1])
+        scalars["generator_video"], on_fake = adversarial(self.video_critic, self._video_critic_input, clips)
         total = torch.stack(list(scalars.values())).sum()
         if self.generator.categories:
             scalars["information"] = _category_loss(on_fake, category)
             total = total + self.config.information * scalars["information"]
         return total, scalars
 
-    def generate(self, given: Conditions, frames: int, noise: Noise) -> Iterator[Float[Tensor, "B t 3 H W"]]:
-        """Yield the frames in chunks; a category that is not given is drawn as motion."""
-        self.refuse_unusable(given)
+    def generate(
+        self, conditions: Conditions, frames: int, seeds: Seeds, progress: Progress = no_progress
+    ) -> Iterator[Float[Tensor, "B t 3 H W"]]:
+        """Yield the frames in chunks; a category that is not given is drawn from the stream "motion"."""
+        self.check_conditions(conditions)
         device = next(self.generator.parameters()).device
-        category = labels(given, self.generator.categories, noise, "motion", device)
-        content = noise.normal("content", self.generator.content, device=device)
-        state = noise.normal("motion", self.generator.motion, device=device)
+        category = choose_labels(conditions, self.generator.categories, seeds, "motion", device)
+        content = seeds.stream("content").normal(self.generator.content, device=device)
+        noise = seeds.stream("motion")
+        state = noise.normal(self.generator.motion, device=device)
         for first in range(0, frames, CHUNK):
             steps = min(CHUNK, frames - first)
-            fresh = noise.normal("motion", steps, self.generator.motion, device=device)
-            motion, state = self.generator.walk(category, fresh, state)
-            yield self.generator(content, category, motion)
+            motion, state = self.generator.walk(
+                category, noise.normal(steps, self.generator.motion, device=device), state
+            )
+            yield self.generator.render(content, category, motion)
+            progress(first + steps, frames)
 
 
-def _windows(x: Float[Tensor, "B T *D"], length: int, generator: torch.Generator) -> Float[Tensor, "B length *D"]:
-    """`length` consecutive steps of each sequence, from a random place."""
-    start = torch.randint(x.shape[1] - length + 1, (len(x), 1), generator=generator, device=x.device)
-    return x[torch.arange(len(x), device=x.device)[:, None], start + torch.arange(length, device=x.device)]
+def _random_window(clips: int, length: int, frames: int, generator: torch.Generator) -> Int64[Tensor, "B t"]:
+    """The indices of `frames` consecutive steps of `length`, from a random start for each clip."""
+    device = generator.device
+    start = torch.randint(length - frames + 1, (clips, 1), generator=generator, device=device)
+    return start + torch.arange(frames, device=device)
+
+
+def _take(x: Float[Tensor, "B T *D"], index: Int64[Tensor, "B t"]) -> Float[Tensor, "B t *D"]:
+    """The steps of each sequence with these indices."""
+    return x[torch.arange(len(x), device=x.device)[:, None], index]
 
 
 def _category_loss(logits: Float[Tensor, "B K t h w"], category: Int64[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Cross-entropy of the categories, from all but the first channel of D_V's logits (equation 5's L_I)."""
+    """Cross-entropy of the categories, from D_V's logits without the first channel (L_I in equation 5)."""
     return F.cross_entropy(logits[:, 1:].float().mean((2, 3, 4)), category)

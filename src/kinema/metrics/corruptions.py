@@ -1,8 +1,8 @@
-"""Ways to spoil clips that a person sees, each at a strength from 0 (not at all) to 1, to try measures on.
+"""Visible corruptions of clips, each at a strength from 0 (none) to 1, to test measures with.
 
-Spatial ones do to every frame of a clip the same, so that motion stays as it was; temporal ones leave frames as they
-are but for flicker, and spoil their order. After the studies of what video distances see: Unterthiner et al. 2018
-(arXiv 1812.01717) and Ge et al. 2024 (arXiv 2404.12391).
+Spatial ones change every frame of a clip alike, so that motion stays as it was; temporal ones change the order of the
+frames, or with flicker their brightness. After Unterthiner et al. 2018 (arXiv 1812.01717) and Ge et al. 2024 (arXiv
+2404.12391), who test video distances so.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from scipy.ndimage import gaussian_filter
 __all__ = ["SPATIAL", "TEMPORAL", "corrupted"]
 
 Clips = UInt8[np.ndarray, "N T H W 3"]
-BLUR = 3.0  # deviation in pixels where a frame's shorter side is 64, at strength 1; so are the following
+# at strength 1; pixels are of frames whose shorter side is 64
+BLUR = 3.0  # deviation in pixels
 NOISE = 30.0  # deviation, of 255
-BLOCK = 8  # side in pixels where the shorter side is 64
-TINT = (1.0, 0.85, 0.6)  # what grey becomes
-REVERSED = 0.5  # of the frames at strength 1: a clip that runs backwards as a whole has no break in it
-LOST = 0.6  # of the frames at strength 1: with more, what is left is less a stutter than a still
+BLOCK = 8  # side in pixels
+TINT = (1.0, 0.85, 0.6)  # the colour of grey
+REVERSED = 0.5  # share of the frames: a clip that runs backwards as a whole has no break in it
+DROPPED = 0.6  # share of the frames: with more, the clip hardly moves
 FLICKER = 0.2  # deviation of a frame's brightness, as a share of it
 
 
 def corrupted(clips: UInt8[np.ndarray, "N T H W 3"], name: str, strength: float, seed: int = 0) -> Clips:
-    """The clips under a corruption of SPATIAL or TEMPORAL, drawn anew for each clip by `seed` and its place."""
+    """The clips under a corruption of SPATIAL or TEMPORAL; its draws depend on `seed` and the clip's number."""
     corruption = (SPATIAL | TEMPORAL)[name]
-    rngs = (np.random.default_rng((seed, place)) for place in range(len(clips)))
+    rngs = (np.random.default_rng((seed, number)) for number in range(len(clips)))
     return np.stack([corruption(clip, strength, rng) for clip, rng in zip(clips, rngs, strict=True)])
 
 
@@ -44,7 +45,7 @@ def _noise(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.nd
 
 
 def _blocks(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Squares towards their mean, as coarse compression leaves them."""
+    """Squares towards their mean, as in coarse compression."""
     side = max(2, round(BLOCK * min(clip.shape[1:3]) / 64))
     flat = clip.astype(np.float32)
     for axis in (1, 2):
@@ -62,15 +63,15 @@ def _colour(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
 
 
 def _freeze(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of so many of the frames shows its first."""
-    first, length = _stretch(len(clip), strength, rng)
+    """A range of frames repeats its first frame."""
+    first, length = _range(len(clip), strength, rng)
     order = np.arange(len(clip))
     order[first : first + length] = first
     return clip[order]
 
 
 def _shuffle(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """So many of the frames change places among themselves."""
+    """A share of the frames is permuted."""
     order = np.arange(len(clip))
     some = rng.choice(len(clip), _share(len(clip), strength), replace=False)
     order[some] = order[rng.permutation(some)]
@@ -78,15 +79,15 @@ def _shuffle(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.
 
 
 def _reverse(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of so many of the frames runs backwards."""
-    first, length = _stretch(len(clip), strength * REVERSED, rng)
+    """A range of frames runs backwards."""
+    first, length = _range(len(clip), strength * REVERSED, rng)
     order = np.arange(len(clip))
     order[first : first + length] = order[first : first + length][::-1]
     return clip[order]
 
 
 def _swap(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """So many of the pairs of neighbours change places."""
+    """A share of the pairs of neighbouring frames is swapped."""
     order = np.arange(len(clip))
     for pair in rng.permutation(len(clip) // 2)[: round(strength * (len(clip) // 2))]:
         order[2 * pair : 2 * pair + 2] = 2 * pair + 1, 2 * pair
@@ -94,25 +95,25 @@ def _swap(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
 
 
 def _drop(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """So many of the frames, but never the first, are lost: the one before stays in their place."""
+    """A share of the frames, never the first, is replaced by the frame before."""
     order = np.arange(len(clip))
-    order[1 + rng.choice(len(clip) - 1, round(strength * LOST * (len(clip) - 1)), replace=False)] = 0
+    order[1 + rng.choice(len(clip) - 1, round(strength * DROPPED * (len(clip) - 1)), replace=False)] = 0
     return clip[np.maximum.accumulate(order)]
 
 
 def _flicker(clip: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Every frame is darker or brighter by chance."""
+    """Every frame is darker or brighter at random."""
     level = np.maximum(1 + FLICKER * strength * rng.standard_normal((len(clip), 1, 1, 1), np.float32), 0)
     return _pixels(clip * level)
 
 
 def _share(frames: int, strength: float) -> int:
-    """So many of the frames, two at least if any."""
+    """The number of frames in a share of them: none, or at least two."""
     return 0 if strength == 0 else min(frames, max(2, round(strength * frames)))
 
 
-def _stretch(frames: int, strength: float, rng: np.random.Generator) -> tuple[int, int]:
-    """Where a stretch begins, and its length."""
+def _range(frames: int, strength: float, rng: np.random.Generator) -> tuple[int, int]:
+    """The first frame of a random range, and its length."""
     length = _share(frames, strength)
     return int(rng.integers(frames - length + 1)), length
 

@@ -1,7 +1,7 @@
-"""Fidelity apart from diversity: precision and recall, density and coverage of generated feature vectors.
+"""Precision, recall, density and coverage of generated feature vectors: fidelity and diversity apart.
 
-All four see a set as the balls around its vectors that reach to the k-th nearest other one. They depend on k and on the
-number of clips on both sides, so that only values of the same ones compare.
+All four describe a set by balls around its vectors that reach to the k-th nearest neighbour. They depend on k and on
+the number of clips in both sets, so only values of the same numbers compare.
 
 - Precision is the share of generated vectors within a ball of a real one, recall that of real ones within a ball of a
   generated one (Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2; they use k = 3).
@@ -12,7 +12,7 @@ number of clips on both sides, so that only values of the same ones compare.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -25,18 +25,13 @@ __all__ = ["PRDC", "prdc"]
 BLOCK = 512  # rows, whose distances to 20,000 vectors are 80 MB
 
 
-@dataclass(frozen=True, slots=True)
-class PRDC:
-    """The four, each better where higher."""
+class PRDC(NamedTuple):
+    """The four measures, each better where higher."""
 
-    precision: float
-    """0 to 1."""
-    recall: float
-    """0 to 1."""
-    density: float
-    """From 0; about 1 for a perfect model."""
-    coverage: float
-    """0 to 1."""
+    precision: float  # 0 to 1
+    recall: float  # 0 to 1
+    density: float  # from 0; about 1 for a perfect model
+    coverage: float  # 0 to 1
 
 
 def prdc(
@@ -44,13 +39,13 @@ def prdc(
 ) -> PRDC:
     """Precision and recall with the `precision_k`-th neighbours, density and coverage with the `density_k`-th.
 
-    Balls are closed for the first two and open for the others, as their authors have them, so that a set against itself
-    has 1 of all. Raises ValueError for NaN or infinite features, and for no more clips on a side than neighbours.
+    Balls are closed for the first two and open for the others, as in their papers, so that a set against itself has 1
+    of all. Raises ValueError for NaN or infinite features, and for sets of no more clips than neighbours.
     """
     most = max(precision_k, density_k)
     if min(len(real), len(generated)) <= most:
         counts = f"{len(real)} and {len(generated)}"
-        raise ValueError(f"{most} neighbours need {most + 1} clips or more on each side, and there are {counts}")
+        raise ValueError(f"{most} neighbours need {most + 1} clips or more in each set, and there are {counts}")
     real, generated = finite(real), finite(generated)
     real_near, real_far = _radii(real, precision_k, density_k)
     generated_near, _ = _radii(generated, precision_k, density_k)
@@ -75,7 +70,7 @@ def prdc(
 def _radii(x: np.ndarray, *ks: int) -> Float[np.ndarray, "K N"]:
     """The squared distance of each vector to its k-th nearest other one."""
     blocks = (_squared(x[start : start + BLOCK], x) for start in range(0, len(x), BLOCK))
-    # number 0 is the vector itself, or another at distance 0, which is the same
+    # number 0 is the vector itself or a copy of it
     return np.concatenate([np.partition(block, ks, axis=1)[:, list(ks)] for block in blocks]).T
 
 

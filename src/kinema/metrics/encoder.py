@@ -1,17 +1,17 @@
-"""kinema's own video encoder: small, shipped, and a sense of motion as well as of pictures.
+"""kinema's own video encoder, which ships with it: a small network that sees motion as well as pictures.
 
-Distances in its features are no FVD, and are never called so: the network is a hundredth of I3D's size and was trained
-on little. It learned without labels, on clips that may be shipped (`benchmarks/encoder.py` trains it):
+Distances in its features are no FVD and are never called so: the network has a hundredth of I3D's size and was trained
+on little. It was trained without labels (`benchmarks/encoder.py`) on clips whose licences allow it:
 
-- two cuts of a clip belong together, and apart from other clips and from the same one spoiled (contrastive learning
-  with InfoNCE: van den Oord et al. 2018, arXiv 1807.03748);
-- how a clip was spoiled, and how much, can be read from the features by a line (for changes in time: Jenni et al. 2020,
-  arXiv 2007.10730). What it is spoiled by in training is not what `metrics/corruptions.py` tries measures on.
+- two crops of a clip are alike, and unlike other clips and corruptions of the same one (contrastive learning with
+  InfoNCE: van den Oord et al. 2018, arXiv 1807.03748);
+- the kind and the strength of a corruption are a linear function of the features (for changes in time: Jenni et al.
+  2020, arXiv 2007.10730). The corruptions of training are not those of `metrics/corruptions.py`.
 
-The network: frames and their changes from the frame before, the strong ones damped so that a face that hardly moves is
-seen as a car that does (asinh, which is the logarithm of a large value), as patches of 4x4 pixels, then three levels of
-convolutions over space and time apart (R(2+1)D: Tran et al. 2018, arXiv 1711.11248); the mean and the deviation over
-all places and times of the last two, and one linear layer. Features vary by one over what it was trained on.
+The network: frames and their differences, compressed by asinh so that a face that hardly moves counts as a car that
+does, as patches of 4x4 pixels; three levels of separate spatial and temporal convolutions (R(2+1)D: Tran et al. 2018,
+arXiv 1711.11248); the mean and deviation over all places and times of the last two levels; one linear layer. Features
+have variance 1 over the training clips.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kinema.metrics.exactness import exact, sha256
-from kinema.run import channels_last
+from kinema.metrics.features import exact, sha256
+from kinema.runtime.device import channels_last
 
 __all__ = ["Encoder", "KinemaFeatures", "prepared"]
 
@@ -35,7 +35,7 @@ SIDE = 64  # pixels
 PATCH = 4
 WIDTHS = (48, 96, 192, 256)
 DIMENSIONS = 128
-FAINT, SLIGHT = 2 / 127.5, 0.2  # so that changes by 2, 20 and 200 levels of 255 are seen as 0.2, 0.6 and 1.1
+FAINT, SLIGHT = 2 / 127.5, 0.2  # changes by 2, 20 and 200 levels of 255 become 0.2, 0.6 and 1.1
 LEAST = 4  # frames: time is halved twice
 WEIGHTS = Path(__file__).parent / "encoder.safetensors"
 
@@ -58,16 +58,16 @@ class Encoder(nn.Module):
     def forward(self, clips: Float[Tensor, "B 3 T 64 64"]) -> Float[Tensor, "B 128"]:
         change = F.pad(SLIGHT * torch.asinh(clips.diff(dim=2) / FAINT), (0, 0, 0, 0, 1, 0))
         x = self.patches(rearrange(torch.cat([clips, change], 1), "b c t h w -> (b t) c h w"))
-        seen: list[Tensor] = []
+        pooled: list[Tensor] = []
         for level in self.levels:
             x = level(x, len(clips))
             flat = rearrange(x, "(b t) c h w -> b c (t h w)", b=len(clips)).float()
-            seen += [flat.mean(2), (flat.var(2, correction=0) + 1e-5).sqrt()]
-        return (self.read(torch.cat(seen[2:], 1)) - self.mean) / self.deviation
+            pooled += [flat.mean(2), (flat.var(2, correction=0) + 1e-5).sqrt()]
+        return (self.read(torch.cat(pooled[2:], 1)) - self.mean) / self.deviation
 
 
 class _Level(nn.Module):
-    """Convolutions over space and then over time that divide sides and times by their strides."""
+    """A convolution over space, then one over time, each with a stride."""
 
     def __init__(self, width: int, wider: int, time: int, side: int) -> None:
         super().__init__()
@@ -76,16 +76,16 @@ class _Level(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(wider) for _ in range(2))
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
-        """Of frames [B T, C, H, W] those of the next level."""
+        """Frames [B T, C, H, W] to those of the next level."""
         x = F.relu(self.norms[0](self.space(x)))
         height = x.shape[2]
-        x = rearrange(x, "(b t) c h w -> b c t (h w)", b=clips)  # 2D convolutions are quicker on a CPU
+        x = rearrange(x, "(b t) c h w -> b c t (h w)", b=clips)  # 2D convolutions are faster on a CPU
         x = F.relu(self.norms[1](self.time(x)))
         return rearrange(x, "b c t (h w) -> (b t) c h w", h=height)
 
 
 def prepared(clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T 64 64"]:
-    """Clips of any size as the encoder sees them: resized as a whole, bilinear and antialiased, in [-1, 1]."""
+    """Clips of any size, resized without cropping (bilinear, antialiased), in [-1, 1]."""
     frames = rearrange(clips, "b t h w c -> (b t) c h w").float()
     if frames.shape[-2:] != (SIDE, SIDE):
         frames = F.interpolate(frames, (SIDE, SIDE), mode="bilinear", antialias=True)
@@ -93,16 +93,17 @@ def prepared(clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T 64 64"]:
 
 
 class KinemaFeatures:
-    """The shipped encoder as a `FeatureNetwork`, in float32."""
+    """The encoder with its shipped weights, in float32: a `FeatureNetwork`."""
 
     name = "kinema"
-    preprocessing = f"frames resized as a whole to {SIDE}x{SIDE} (bilinear, antialiased)"
+    preprocessing = f"frames resized without cropping to {SIDE}x{SIDE} (bilinear, antialiased)"
     dimensions = DIMENSIONS
     least = LEAST
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.checksum = sha256(WEIGHTS)
-        self.device = device or torch.device("cpu")
+    def __init__(self, weights: str | None = None, device: torch.device | str = "cpu") -> None:
+        if weights is not None:
+            raise ValueError("kinema's own encoder has its weights: leave --weights out, or choose other --features")
+        self.checksum, self.device = sha256(WEIGHTS), torch.device(device)
         encoder = Encoder()
         counters = {name: x for name, x in encoder.state_dict().items() if name.endswith("num_batches_tracked")}
         encoder.load_state_dict(counters | {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})

@@ -5,153 +5,64 @@ Multivariate Analysis 12), first used for generated images by Heusel et al. (201
 Unterthiner et al. (2018, arXiv 1812.01717).
 
 The distance is biased: two sets of n clips from one distribution are apart by about c / n, and c grows with the number
-of dimensions. With no more clips than dimensions the covariances are singular as well, and most of the number is that
-no set fills the space. It is defined then too, but compares only with distances of as many clips.
+of dimensions. With no more clips than dimensions the covariances are singular too, and most of the distance comes from
+the empty directions. It is still defined, but compares only with distances of as many clips.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Frechet", "Moments", "finite", "frechet"]
+__all__ = ["covariance_rank", "finite", "frechet_distance"]
 
-NAMED = 5  # rows in a message
+NAMED = 5  # rows named in a message
+ZERO = 1e-12  # of the covariances' trace: a distance below it is rounding
 
 
-def finite(features: Float[np.ndarray, "N D"], first: int = 0) -> Float[np.ndarray, "N D"]:
-    """The features in float64. Raises ValueError that names the rows where one is NaN or infinite, from `first` on."""
-    bad = first + np.flatnonzero(~np.isfinite(features).all(1))
+def finite(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    """The features in float64; raises ValueError that names the rows with a value that is NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
         rows = ", ".join(map(str, bad[:NAMED])) + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
         raise ValueError(f"features are NaN or infinite in row {rows}: leave these clips out, or find what broke them")
     return features.astype(np.float64)
 
 
-class Moments:
-    """The mean and covariance of feature vectors that come batch by batch, in float64.
+def frechet_distance(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M E"], ddof: Literal[0, 1] = 1) -> float:
+    """The squared Frechet distance of two sets, with covariances over n - `ddof`; exactly 0 for equal sets.
 
-    Kept is a factor F of the scatter matrix, F' F = sum of (x - mean)(x - mean)': the centred vectors themselves while
-    they are few, a triangle once they are many, so that memory is O(D^2) however many clips there are. A factor has
-    twice the digits of the matrix, and is small where there are fewer clips than dimensions.
+    Common code divides by n - 1; StyleGAN-V's divides by n, which `ddof=0` reproduces. Raises ValueError for fewer
+    than 2 vectors in a set, values that are not finite, and different numbers of dimensions.
     """
-
-    def __init__(self, dimensions: int) -> None:
-        self.count = 0
-        self.mean = np.zeros(dimensions)
-        self._factor = np.zeros((0, dimensions))
-
-    @classmethod
-    def of(cls, features: Float[np.ndarray, "N D"]) -> Moments:
-        """The moments of a set that is in memory."""
-        moments = cls(features.shape[1])
-        moments.add(features)
-        return moments
-
-    @property
-    def dimensions(self) -> int:
-        """D of a vector."""
-        return len(self.mean)
-
-    def add(self, features: Float[np.ndarray, "N D"]) -> None:
-        """Take in a batch. Raises ValueError for NaN or infinite features, and for another number of dimensions."""
-        if not len(features):
-            return
-        values = finite(features, first=self.count)
-        mean = values.mean(0)
-        self._merge(len(values), mean, values - mean)
-
-    def merge(self, other: Moments) -> None:
-        """Take in what another has seen. Raises ValueError for another number of dimensions."""
-        if other.count:
-            self._merge(other.count, other.mean, other._factor)
-
-    def covariance(self, ddof: Literal[0, 1] = 1) -> Float[np.ndarray, "D D"]:
-        """The covariance over n - `ddof`. Raises ValueError for fewer than 2 vectors."""
-        factor = self.factor(ddof)
-        return factor.T @ factor
-
-    def factor(self, ddof: Literal[0, 1] = 1) -> Float[np.ndarray, "R D"]:
-        """F of no more than D rows, or as many as there are vectors, with F' F the covariance over n - `ddof`.
-
-        Raises ValueError for fewer than 2 vectors.
-        """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 clips, and there are {self.count}")
-        if len(self._factor) > self.dimensions:
-            self._factor = _triangle(self._factor)
-        return self._factor / np.sqrt(self.count - ddof)
-
-    def _merge(self, count: int, mean: np.ndarray, factor: np.ndarray) -> None:
-        """Chan, Golub and LeVeque's (1979) formula for the union's scatter, its rank-one term as one more row of F."""
-        if len(mean) != self.dimensions:
-            raise ValueError(
-                f"features of {len(mean)} dimensions cannot join those of {self.dimensions}: use one network"
-            )
-        total = self.count + count
-        apart = mean - self.mean
-        shift = np.sqrt(self.count / total * count) * apart[None] if self.count else factor[:0]
-        self._factor = np.concatenate([self._factor, factor, shift])
-        self.mean = self.mean + apart * (count / total)
-        self.count = total
-        if len(self._factor) > 2 * self.dimensions:  # only then: a triangle for each small batch would be slow
-            self._factor = _triangle(self._factor)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"features of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared: use one network")
+    (mean_a, factor_a), (mean_b, factor_b) = _moments(a, ddof), _moments(b, ddof)
+    # The eigenvalues of A B are the squares of these singular values. Roots of computed eigenvalues would turn a
+    # rounding error of 1e-16 into 1e-8, in every empty direction.
+    overlap = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
+    trace = np.square(factor_a).sum() + np.square(factor_b).sum()
+    squared = np.square(mean_a - mean_b).sum() + trace - 2 * overlap
+    return float(squared) if squared > ZERO * trace else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Frechet:
-    """A squared Frechet distance, and what it rests on."""
-
-    value: float
-    """At least 0, in squared units of the features."""
-    clips: tuple[int, int]
-    """Of each side."""
-    factors: tuple[Float[np.ndarray, "R D"], Float[np.ndarray, "S D"]]
-    """F of each side's covariance F' F."""
-
-    @property
-    def dimensions(self) -> int:
-        """D of a feature vector."""
-        return self.factors[0].shape[1]
-
-    @property
-    def ranks(self) -> tuple[int, int]:
-        """Of each side's covariance, of which `dimensions` is the most."""
-        one, other = (_rank(factor, count) for factor, count in zip(self.factors, self.clips, strict=True))
-        return one, other
-
-    @property
-    def singular(self) -> bool:
-        """Whether a covariance is not of full rank, as it is wherever there are no more clips than dimensions."""
-        return min(self.ranks) < self.dimensions
+def covariance_rank(features: Float[np.ndarray, "N D"]) -> int:
+    """The rank of the covariance: at most D, and at most N - 1."""
+    return min(int(np.linalg.matrix_rank(_moments(features)[1])), len(features) - 1)
 
 
-def frechet(a: Moments, b: Moments, ddof: Literal[0, 1] = 1) -> Frechet:
-    """The squared Frechet distance of two sets, with covariances over n - `ddof`; the same whichever comes first.
+def _moments(features: np.ndarray, ddof: Literal[0, 1] = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The mean, and a factor F of no more rows than vectors or dimensions: F' F is the covariance.
 
-    Common code divides by n - 1, StyleGAN-V's by n, so `ddof=0` gives its numbers. Raises ValueError for fewer than 2
-    clips on a side, and for different numbers of dimensions.
+    A factor has twice the digits of the covariance, and is small where there are few vectors.
     """
-    if a.dimensions != b.dimensions:
-        raise ValueError(
-            f"features of {a.dimensions} and {b.dimensions} dimensions cannot be compared: use one network"
-        )
-    of_a, of_b = a.factor(ddof), b.factor(ddof)
-    # The eigenvalues of A B are the squares of these singular values. Roots of eigenvalues that were found themselves
-    # would make 1e-8 of a rounding error of 1e-16, and that for each direction that is empty.
-    overlap = np.linalg.svd(of_a @ of_b.T, compute_uv=False).sum()
-    squared = np.square(a.mean - b.mean).sum() + np.square(of_a).sum() + np.square(of_b).sum() - 2 * overlap
-    return Frechet(max(0.0, float(squared)), (a.count, b.count), (of_a, of_b))
-
-
-def _triangle(factor: np.ndarray) -> np.ndarray:
-    """The upper triangle of as many rows as there are columns with the same F' F."""
-    return np.asarray(np.linalg.qr(factor, mode="r"))
-
-
-def _rank(factor: np.ndarray, count: int) -> int:
-    """Of the covariance of `count` vectors, which about their own mean cannot fill more than count - 1 directions."""
-    return min(int(np.linalg.matrix_rank(factor)), count - 1)
+    if len(features) < 2:
+        raise ValueError(f"a covariance needs at least 2 clips, and there are {len(features)}")
+    values = finite(features)
+    mean = values.mean(0)
+    factor = values - mean
+    if len(factor) > factor.shape[1]:
+        factor = np.asarray(np.linalg.qr(factor, mode="r"))
+    return mean, factor / np.sqrt(len(features) - ddof)

@@ -1,14 +1,14 @@
-"""I3D, whose 400 logits of Kinetics the Fréchet Video Distance is taken in, by the two public files that papers use.
+"""I3D, whose 400 Kinetics logits are the features of the Fréchet Video Distance, by the two public files of weights.
 
 The network is Carreira and Zisserman 2017, arXiv 1705.07750, figure 3; the distance Unterthiner et al. 2018, arXiv
-1812.01717. Both files carry the weights of DeepMind's TensorFlow module i3d-kinetics-400, but what is done around them
-differs, and so do the numbers:
+1812.01717. Both files have the weights of DeepMind's TensorFlow module i3d-kinetics-400, but their preprocessing
+differs, and so do the distances:
 
 - `I3DStyleGANV` resizes frames to 224x224 whatever their shape (Skorokhodov et al. 2022, arXiv 2112.14683);
 - `I3DVideoGPT` keeps their shape and crops (Yan et al. 2021, arXiv 2104.10157). Its batch normalisation adds 1e-5 to
-  the variance, where the TensorFlow module adds 1e-3: its numbers were made so, and so are these.
+  the variance, where the TensorFlow module adds 1e-3; kinema does as VideoGPT does.
 
-kinema downloads neither: no address is known that is both lasting and published with a checksum by the file's authors.
+kinema downloads neither: no lasting address is published with a checksum by the files' authors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from kinema.data.cache import cache_folder
-from kinema.metrics.exactness import exact, first_line, sha256
+from kinema.metrics.features import exact, first_line, sha256
 
 __all__ = ["I3D", "I3DStyleGANV", "I3DVideoGPT"]
 
@@ -90,7 +90,7 @@ class _Unit(nn.Module):
 
 
 class _Pool(nn.Module):
-    """Pooling that keeps the size but for its stride; what it sees is the output of a ReLU, so 0 pads as -inf would."""
+    """Max pooling that keeps the size but for its stride; its input is the output of a ReLU, so it may pad with 0."""
 
     def __init__(self, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class _Mixed(nn.Module):
 
 
 class _Logits(nn.Module):
-    """The last layer, in a module of its own for the sake of its name in the file."""
+    """The last layer, in a module of its own for its name in the file."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Logits(nn.Module):
 
 
 def _same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Padded with zeros as TensorFlow's "SAME" does: for ceil(side / stride) outputs, an odd zero at the end."""
+    """Padded with zeros as by TensorFlow's "SAME": ceil(side / stride) outputs, an odd zero at the end."""
     pads = []
     for side, k, s in zip(x.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):  # F.pad begins with the last
         total = max((math.ceil(side / s) - 1) * s + k - side, 0)
@@ -135,18 +135,18 @@ def _same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
 
 
 class I3DStyleGANV:
-    """I3D by the file `i3d_torchscript.pt` of StyleGAN-V, which is run as it is: it is the reference computation.
+    """I3D by the file `i3d_torchscript.pt` of StyleGAN-V, which is the reference computation and is run as it is.
 
-    `path` is the file; without one it is sought in the folder `weights` of kinema's cache. A TorchScript file is a
-    program, whose instructions are carried out: give only one that you trust. Its SHA-256 is the `checksum`; of the
-    copy in the repository JunyaoHu/common_metrics_on_video_quality `git hash-object` says
-    93daef59c7ae0e9e8f76225521407e60cbafa6aa. Raises ValueError where the file is missing or another one.
+    `path` is the file; None looks in the folder `weights` of kinema's cache. A TorchScript file is a program that is
+    executed: give only one that you trust. Its SHA-256 is the `checksum`; `git hash-object` of the copy in the
+    repository JunyaoHu/common_metrics_on_video_quality is 93daef59c7ae0e9e8f76225521407e60cbafa6aa. Raises ValueError
+    where the file is missing or another one.
     """
 
     name = "i3d-stylegan-v"
     preprocessing = "8-bit frames as they come; the program in the file resizes them to 224x224 and scales to [-1, 1]"
     dimensions = CLASSES
-    least = 10  # as published code has it: by the network's arithmetic 9 should do, but the program is the judge
+    least = 10  # as in published code, though the network itself would take 9
 
     def __init__(self, path: str | None = None, device: torch.device | str = "cpu") -> None:
         file = _file(
@@ -160,7 +160,7 @@ class I3DStyleGANV:
             self._program = torch.jit.load(file, map_location=self.device).eval()
             arguments = {argument.name for argument in self._program.forward.schema.arguments}
         except Exception as error:  # a foreign file may raise anything
-            raise ValueError(f"{file}: not a TorchScript program ({first_line(error)}); get it anew") from error
+            raise ValueError(f"{file}: not a TorchScript program ({first_line(error)}); download it again") from error
         if lacking := sorted(ARGUMENTS - arguments):
             raise ValueError(f"{file}: a TorchScript program, but not StyleGAN-V's I3D (it takes no {lacking[0]})")
 
@@ -168,15 +168,15 @@ class I3DStyleGANV:
         """The logits, averaged over time, in float32. Raises ValueError for fewer than 10 frames."""
         _enough(self.name, clips, self.least)
         x = rearrange(clips.to(self.device), "b t h w c -> b c t h w").contiguous()
-        # unoptimised: else a program's first calls and its later ones run other kernels, which round otherwise
+        # not optimised: the first calls of a program would use other kernels, which round differently
         with exact(self.device), torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
             return self._program(x, rescale=True, resize=True, return_features=True)
 
 
 class I3DVideoGPT:
-    """I3D by the file `i3d_pretrained_400.pt` of VideoGPT, a dictionary of tensors; nothing else is ever unpickled.
+    """I3D by the file `i3d_pretrained_400.pt` of VideoGPT, a dictionary of tensors; nothing else is unpickled.
 
-    `path` is the file; without one it is sought in the folder `weights` of kinema's cache. Its SHA-256 is the
+    `path` is the file; None looks in the folder `weights` of kinema's cache. Its SHA-256 is the
     `checksum`; of the copies in the repositories songweige/TATS and JunyaoHu/common_metrics_on_video_quality, which are
     the same, `git hash-object` says a867b87ac3a9097d200598b1d48a1b890d8ec744. Raises ValueError where the file is
     missing or another one.
@@ -202,15 +202,14 @@ class I3DVideoGPT:
             weights = torch.load(file, map_location="cpu", weights_only=True)
             found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         except Exception as error:  # a foreign file may raise anything
-            raise ValueError(f"{file}: not a file of weights ({first_line(error)}); get it anew") from error
+            raise ValueError(f"{file}: not a file of weights ({first_line(error)}); download it again") from error
         for name, tensor in network.state_dict().items():
             if not name.endswith("num_batches_tracked") and found.get(name) != tuple(tensor.shape):
                 raise ValueError(
-                    f"{file}: not VideoGPT's I3D ({name} is {found.get(name)}, not {tuple(tensor.shape)}); get it anew"
+                    f"{file}: not VideoGPT's I3D ({name} is {found.get(name)}, not {tuple(tensor.shape)}); "
+                    "download it again"
                 )
-        network.load_state_dict(
-            dict(weights)
-        )  # strict; a plain dictionary may lack num_batches_tracked, as theirs does
+        network.load_state_dict(dict(weights))  # a plain dictionary may lack num_batches_tracked, as theirs does
         self._network = network.eval().requires_grad_(False).to(self.device)
 
     def __call__(self, clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 400"]:
@@ -221,11 +220,11 @@ class I3DVideoGPT:
 
 
 def _cropped(clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T 224 224"]:
-    """Clips in [-1, 1] as VideoGPT's I3D sees them."""
+    """Clips in [-1, 1], preprocessed as by VideoGPT."""
     batch, _, height, width, _ = clips.shape
     frames = rearrange(clips, "b t h w c -> (b t) c h w").float() / 255
     scale = SIDE / min(height, width)
-    # in floating point as theirs, where the product of a side and its scale may come out above 224: 225 rows of 50
+    # in floating point as theirs, where a side times its scale may round to above 224: 50 rows become 225
     size = (SIDE, math.ceil(width * scale)) if height < width else (math.ceil(height * scale), SIDE)
     frames = F.interpolate(frames, size, mode="bilinear", align_corners=False)
     top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
@@ -234,7 +233,7 @@ def _cropped(clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T 224 224"
 
 
 def _file(path: str | None, name: str, source: str) -> Path:
-    """Where the file of weights is."""
+    """The path of the file of weights; raises ValueError where it is missing."""
     file = Path(path).expanduser() if path else cache_folder(None, "weights") / name
     if not file.is_file():
         raise ValueError(f"there is no file {file}: get {name} of {source}, and put it there or give its path")

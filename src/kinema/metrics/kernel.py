@@ -1,9 +1,9 @@
-"""Maximum mean discrepancy: the kernel distances of two sets of feature vectors, KVD and JEDi.
+"""Maximum mean discrepancy of two sets of feature vectors: the kernel distances KVD and JEDi.
 
-MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al. 2012, JMLR 13, lemma 6). Its unbiased estimate, with x
-and x' never the same vector, has the right mean at any number of clips, unlike a Frechet distance, and so falls below 0
-about as often as above where the two distributions are one. The biased estimate has the pairs of a vector with itself
-as well, is at least 0, and shrinks towards the truth as clips grow.
+MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al. 2012, JMLR 13, lemma 6). The unbiased estimate, in which x
+and x' are never the same vector, has the right mean at any number of clips, unlike a Frechet distance, so it is below 0
+about half the time where the two distributions are equal. The biased estimate also has the pairs of a vector with
+itself, is at least 0, and shrinks towards the truth with more clips.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def polynomial(degree: int, offset: float) -> Kernel:
 def mmd(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M D"], kernel: Kernel, unbiased: bool = True) -> float:
     """The squared maximum mean discrepancy of two sets, in blocks of rows and float64.
 
-    Raises ValueError for NaN or infinite features, and for fewer than 2 clips on a side.
+    Raises ValueError for NaN or infinite features, and for fewer than 2 clips in a set.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"a discrepancy needs at least 2 clips on each side, and there are {len(a)} and {len(b)}")
+        raise ValueError(f"a discrepancy needs at least 2 clips in each set, and there are {len(a)} and {len(b)}")
     a, b = finite(a), finite(b)
     between = sum(kernel(x, y).sum() for x in _blocks(a) for y in _blocks(b))
     return float(_within(a, kernel, unbiased) + _within(b, kernel, unbiased) - 2 * between / (len(a) * len(b)))
@@ -51,7 +51,7 @@ def kvd(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M D"]) -> float:
 def jedi(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M D"]) -> float:
     """JEDi: 100 times the biased MMD^2 with the kernel (x.y / D)^2, of V-JEPA features (Luo et al., arXiv 2410.05203).
 
-    As the authors' released code has it: the biased estimate, so only as many clips compare. An even kernel does not
+    The biased estimate, as in the authors' code, so only distances of as many clips compare. An even kernel does not
     tell x from -x. Raises ValueError as `mmd` does.
     """
     return 100 * mmd(a, b, polynomial(degree=2, offset=0), unbiased=False)

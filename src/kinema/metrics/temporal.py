@@ -1,7 +1,7 @@
-"""How single clips go on in time: flicker, what motion does not explain, freezing, loops and cuts.
+"""Measures of single clips in time: flicker, freezing, loops, cuts, and those of optical flow.
 
-Each measure gives a number for each clip and needs no other clip and no network. None is good or bad by itself, since
-real clips blink, pause, turn in circles and are cut too: what counts is how far from them generated ones are.
+Each gives a number a clip and needs no other clip and no network. None is good or bad by itself, since real clips
+flicker, pause, loop and are cut too: what counts is how far generated clips are from real ones.
 """
 
 from __future__ import annotations
@@ -10,25 +10,24 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.spatial.distance import pdist, squareform
 
-from kinema.metrics.drift import BRIGHTNESS
 from kinema.metrics.flow_field import Flow, flow_magnitude, optical_flow, warping_error
+from kinema.metrics.image import LUMA
 
 __all__ = ["FROZEN", "changes", "cuts", "flicker", "freeze", "loop", "measures"]
 
-# 8-bit levels of mean change below which two frames are the same. Those of a still clip are apart by up to 0.005 after
-# H.264, those of a face that hardly moves by 0.14. FFmpeg's freezedetect takes 0.255, which slow motion can be below.
+# 8-bit levels of mean change below which frames are equal. Frames of a still clip differ by up to 0.005 after H.264,
+# those of a face that hardly moves by 0.14. FFmpeg's freezedetect takes 0.255, which slow motion can be below.
 FROZEN = 0.1
 NEAR = 2  # changes on either side that a cut is compared with
-RATIO = 2.5  # of a cut to the largest of them
-LEAST = 8.0  # 8-bit levels of mean change of a cut: less is what begins to move again
+RATIO = 2.5  # least ratio of a cut to the largest of them
+LEAST = 8.0  # 8-bit levels of mean change of a cut; less is motion that begins again
 
 
 def measures(clips: UInt8[np.ndarray, "N T H W 3"], flow: Flow | None = None) -> dict[str, Float[np.ndarray, " N"]]:
     """All measures of single clips by name: flicker, warping error, flow, freeze, loop and cuts.
 
-    `flow` is that of the clips, for callers that need it for `directions` too; without it, it is computed. Values are
-    NaN where clips are too short for a measure: flicker and cuts need 3 frames, loop 4. Raises ValueError for clips of
-    one frame, and for sides of less than 16 pixels.
+    `flow` is the optical flow of the clips, computed where it is not given. Values are NaN where clips are too short:
+    flicker and cuts need 3 frames, loop 4. Raises ValueError for clips of one frame and sides of less than 16 pixels.
     """
     flow = optical_flow(clips) if flow is None else flow
     return {
@@ -54,23 +53,23 @@ def changes(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, "N T-1"]
 def flicker(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, " N"]:
     """How far the mean brightness of a frame is from halfway between those of the frames beside it, in 8-bit levels.
 
-    The mean over all frames but the first and the last; frames that are brighter by P in turn have P. Flicker is the
-    fast fluctuation of the intensity of whole frames (van Roosmalen et al. 1999, "Correction of intensity flicker in
-    old film sequences", IEEE Trans. CSVT 9(7); Delon 2006, IEEE Trans. Image Process. 15(1)). What moves within the
-    frame leaves the mean as it is; what enters at a steady pace, and a fade, change it in a straight line. Change that
-    cancels over a frame is not in it but in the warping error. The frames' difference, another measure (VBench, Huang
-    et al. 2023, arXiv 2311.17982), has motion in it, so that it is for scenes where nothing moves.
+    The mean over all frames but the first and the last; a clip in which every second frame is brighter by P has P.
+    Flicker is the fast fluctuation of the intensity of whole frames (van Roosmalen et al. 1999, "Correction of
+    intensity flicker in old film sequences", IEEE Trans. CSVT 9(7); Delon 2006, IEEE Trans. Image Process. 15(1)).
+    Motion within the frame leaves the mean brightness as it is; fades and objects that enter steadily change it in a
+    straight line. The difference of frames (VBench, Huang et al. 2023, arXiv 2311.17982) also contains motion, so
+    it is for static scenes only.
 
     NaN for clips of 2 frames. Raises ValueError for clips of one.
     """
     if clips.shape[1] < 3:
         return np.full_like(changes(clips)[:, 0], np.nan)
-    brightness = clips.mean((2, 3)) @ np.array(BRIGHTNESS)  # [N, T]
+    brightness = clips.mean((2, 3)) @ np.array(LUMA)  # [N, T]
     return np.abs(np.diff(brightness, 2)).mean(1) / 2
 
 
 def freeze(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, " N"]:
-    """The share in [0, 1] of pairs of neighbouring frames that are the same but for 0.1 levels of mean change.
+    """The share in [0, 1] of frames that differ from the frame before by less than 0.1 levels of mean change.
 
     Raises ValueError for clips of one frame.
     """
@@ -82,8 +81,8 @@ def cuts(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, " N"]:
 
     A cut is a mean change of 8 levels or more that is 2.5 times the largest of the two changes before it and of the two
     after: the sliding window of Yeo and Liu 1995, "Rapid scene analysis on compressed video", IEEE Trans. CSVT 5(6).
-    So steady motion, however fast, is none, nor is a single odd frame, which changes twice; cuts less than 3 frames
-    apart hide each other, and fades are none. NaN for clips of 2 frames. Raises ValueError for clips of one.
+    Steady motion, however fast, a single odd frame, which changes twice, and fades are no cuts; cuts less than 3 frames
+    apart hide each other. NaN for clips of 2 frames. Raises ValueError for clips of one.
     """
     change = changes(clips)
     if change.shape[1] < 2:
@@ -97,11 +96,10 @@ def cuts(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, " N"]:
 def loop(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, " N"]:
     """How much a clip repeats itself, in [0, 1]: 1 if every frame is the one a period before it.
 
-    For a period of k frames, from 2 to half the clip, each frame t from k on is compared with frame t - k, and with
-    those in between: it returns by (m - d) / max(m, d), where d is its mean absolute difference from frame t - k and m
-    the median of those from the frames between, or by 0 if both are below 0.1 levels, which is standing still. The
-    score is the mean over t for the best period, or 0 where that is negative: for a still clip, for steady motion,
-    for noise, and for a clip that goes back the way it came, once. A clip that begins to loop later scores less.
+    For a period of k frames, from 2 to half the clip, each frame t from k on has the score (m - d) / max(m, d), where d
+    is its mean absolute difference from frame t - k and m the median of its differences from the frames between, or 0
+    if both are below 0.1 levels. The result is the mean over t for the best period, or 0 where that is negative: for a
+    still clip, steady motion, noise, and a clip that runs back once. A clip that begins to loop later scores less.
 
     The differences are the self-similarity of Cutler and Davis 2000, "Robust real-time periodic motion detection,
     analysis, and applications", IEEE Trans. PAMI 22(8); the score is kinema's own. NaN for clips of fewer than 4
@@ -110,14 +108,14 @@ def loop(clips: UInt8[np.ndarray, "N T H W 3"]) -> Float[np.ndarray, " N"]:
     frames = clips.shape[1]
     if frames < 4:
         return np.full_like(changes(clips)[:, 0], np.nan)
-    apart = [squareform(pdist(clip.reshape(frames, -1), "cityblock")) / clip[0].size for clip in clips]
-    return np.array([max(0.0, *(_returned(one, period) for period in range(2, frames // 2 + 1))) for one in apart])
+    tables = [squareform(pdist(clip.reshape(frames, -1), "cityblock")) / clip[0].size for clip in clips]
+    return np.array([max(0.0, *(_returned(one, period) for period in range(2, frames // 2 + 1))) for one in tables])
 
 
-def _returned(apart: Float[np.ndarray, "T T"], period: int) -> float:
-    """How much frames return to those a period before them, in [-1, 1]."""
-    later = np.arange(period, len(apart))
-    back = apart[later, later - period]
-    between = np.median([apart[later, later - lag] for lag in range(1, period)], axis=0)
+def _returned(differences: Float[np.ndarray, "T T"], period: int) -> float:
+    """The score of one period, in [-1, 1]."""
+    later = np.arange(period, len(differences))
+    back = differences[later, later - period]
+    between = np.median([differences[later, later - lag] for lag in range(1, period)], axis=0)
     most = np.maximum(between, back)
     return float(np.divide(between - back, most, out=np.zeros_like(most), where=most >= FROZEN).mean())

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of clips: what lets a critic learn from few of them without memorising."""
+"""Differentiable augmentation of clips, which keeps a critic from memorising a small dataset."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["augment"]
 
 
 def augment(frames: Float[Tensor, "B T C H W"], generator: torch.Generator) -> Float[Tensor, "B T C H W"]:
-    """Colour, translation and cutout of DiffAugment (Zhao et al. 2020, arXiv 2006.10738, section 4), one draw a clip.
+    """Colour, translation and cutout of DiffAugment (Zhao et al. 2020, arXiv 2006.10738, section 4).
 
-    Brightness in +-0.5, saturation in [0, 2], contrast in [0.5, 1.5], shifts of up to 1/8 of a side with zeros moved
-    in, and a hole of half the sides. All frames of a clip are changed alike, so its motion stays what it was.
+    Brightness in +-0.5, saturation in [0, 2], contrast in [0.5, 1.5], shifts of up to 1/8 of a side padded with zeros,
+    and a hole of half the height and width. All frames of a clip have the same draw, which preserves its motion.
     """
     batch, _, _, height, width = frames.shape
     device = frames.device

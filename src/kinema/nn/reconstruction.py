@@ -1,4 +1,4 @@
-"""How far predicted images are from true ones: once, for every family that reconstructs."""
+"""Reconstruction losses of images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["PixelLoss", "gradient_difference", "pixel_loss"]
 
 PixelLoss = Literal["mse", "l1"]
 
-LEVELS = 3  # of the pyramid: whole, half and quarter size
+LEVELS = 3  # of the pyramid: full, half and quarter size
 
 
 def pixel_loss(
     kind: PixelLoss, predicted: Float[Tensor, "*N C H W"], truth: Float[Tensor, "*N C H W"]
 ) -> Float[Tensor, "*N"]:
-    """The mean squared ("mse") or absolute ("l1") error over each image's values, float32, in the images' units."""
-    return _sized(kind, predicted.float() - truth.float()).mean((-3, -2, -1))
+    """The mean squared ("mse") or absolute ("l1") error over each image's values, float32."""
+    return _magnitude(kind, predicted.float() - truth.float()).mean((-3, -2, -1))
 
 
 def gradient_difference(
     kind: PixelLoss, predicted: Float[Tensor, "*N C H W"], truth: Float[Tensor, "*N C H W"]
 ) -> Float[Tensor, "*N"]:
-    """How much the edges of each image differ, float32: what blurring costs, which the pixels' own error hardly sees.
+    """The gradient difference loss of each image, float32, which penalises blur more than `pixel_loss` does.
 
-    The gradient difference loss of Mathieu et al. 2016 (arXiv 1511.05440, eq. 6, with alpha 1 for "l1" and 2 for "mse")
-    as a mean over pixels, the vertical and the horizontal differences added; the mean over the images as they are and
-    averaged down to a half and a quarter of their sides, which must be 8 pixels or more.
+    Mathieu et al. 2016 (arXiv 1511.05440, eq. 6, with alpha 1 for "l1" and 2 for "mse") as a mean over pixels, the
+    vertical and the horizontal differences added. It is the mean over three scales: full, half and quarter size. Sides
+    must be 8 pixels or more.
     """
     leading, differences = predicted.shape[:-3], []
     predicted, truth = (x.float().reshape(-1, *x.shape[-3:]) for x in (predicted, truth))
@@ -39,9 +39,9 @@ def gradient_difference(
             predicted, truth = F.avg_pool2d(predicted, 2), F.avg_pool2d(truth, 2)
         for axis in (-2, -1):
             difference = predicted.diff(dim=axis).abs() - truth.diff(dim=axis).abs()
-            differences.append(_sized(kind, difference).mean((-3, -2, -1)))
+            differences.append(_magnitude(kind, difference).mean((-3, -2, -1)))
     return (torch.stack(differences).sum(0) / LEVELS).reshape(leading)
 
 
-def _sized(kind: PixelLoss, error: Tensor) -> Tensor:
+def _magnitude(kind: PixelLoss, error: Tensor) -> Tensor:
     return error.square() if kind == "mse" else error.abs()

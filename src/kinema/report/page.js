@@ -1,4 +1,4 @@
-// One clock plays all clips: each is a sheet of its frames, moved behind a window of one frame's size.
+// One clock plays all clips: each is a sheet of all its frames, moved behind a window of one frame.
 "use strict";
 
 const sheets = [...document.querySelectorAll(".clip img")].map((image) => ({
@@ -29,7 +29,7 @@ if (sheets.length > 0 && steps > 1) {
       slider.setAttribute("aria-valuetext", text);
     }
     for (const sheet of sheets) {
-      // a clip that is over waits in its last frame for the others
+      // a shorter clip stays at its last frame
       const frame = Math.min(Math.floor(place * step * sheet.fps + 1e-6), sheet.frames - 1);
       if (frame === sheet.shown) continue;
       const rows = Math.ceil(sheet.frames / sheet.columns);

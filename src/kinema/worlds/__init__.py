@@ -1,31 +1,21 @@
-"""Procedural worlds that make training clips, by name."""
+"""Procedural worlds: sources that render training clips. The registry WORLDS has them by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from kinema.worlds.shape_motion import ShapeMotion
-from kinema.worlds.sprites import Sprites
-
-if TYPE_CHECKING:  # at run time a cycle: sources are opened by name from here
-    from kinema.data.clips import Source
-
-__all__ = ["WORLDS", "Verifying"]
-
-# Called with frames, height and width.
-WORLDS: dict[str, Callable[..., Source]] = {"shape-motion": ShapeMotion, "sprites": Sprites}
+__all__ = ["Verifying"]
 
 
 @runtime_checkable
 class Verifying(Protocol):
-    """A world that can tell whether a clip shows what the caption of one of its own says."""
+    """A world that can verify whether a clip matches one of its captions."""
 
-    def right(
+    def matches_prompt(
         self, clips: UInt8[np.ndarray, "N T H W 3"], step: int, size: int, *, seed: int
     ) -> Float[np.ndarray, " N"]:
-        """1 where a clip shows what the caption of the clip in its place of `batch(step, size, seed=seed)` says."""
+        """1 where a clip matches the caption of the same index in `batch(step, size, seed=seed)`, else 0."""
         ...

@@ -1,4 +1,4 @@
-"""Drawing sprites: their shapes as signed distances, looked up and blended over a background."""
+"""Rendering of sprites: shapes as tables of signed distances, blended over a background."""
 
 from __future__ import annotations
 
@@ -8,11 +8,36 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["EXTENTS", "REACH", "SHAPES", "draw"]
+__all__ = ["COLOURS", "DIRECTIONS", "EXTENTS", "REACH", "SHAPES", "SIZES", "draw"]
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")  # all of the same area, that of a circle of radius 1
-HOLE = 0.55  # inner radius of a ring over its outer one
-SPAN, GRID = 1.75, 256  # a shape's table reaches from -SPAN to SPAN in so many cells
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")  # each has the area of a circle of radius 1
+COLOURS = {
+    "red": (225, 40, 40),
+    "orange": (245, 140, 25),
+    "yellow": (240, 225, 40),
+    "green": (40, 180, 60),
+    "cyan": (50, 215, 225),
+    "blue": (50, 90, 235),
+    "purple": (160, 60, 215),
+    "white": (245, 245, 245),
+}
+SIZES = {
+    "small": 5.0,
+    "medium": 7.0,
+    "large": 9.5,
+}  # radius of a circle of the same area, in pixels where the shorter side is 64
+DIRECTIONS = {  # directions of straight motions, y down
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "up left": (-1, -1),
+    "up right": (1, -1),
+    "down left": (-1, 1),
+    "down right": (1, 1),
+}
+HOLE = 0.55  # inner radius of a ring by its outer one
+SPAN, GRID = 1.75, 256  # a shape's table has GRID cells from -SPAN to SPAN
 
 
 def _polygon(angles: Float[np.ndarray, " n"], radii: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
@@ -28,14 +53,14 @@ def _turns(corners: int) -> Float[np.ndarray, " n"]:
 
 
 _PLUS = np.array([(-0.4, -1), (0.4, -1), (0.4, -0.4), (1, -0.4), (1, 0.4), (0.4, 0.4)])
-_PLUS = np.concatenate([_PLUS, -_PLUS])  # arms 0.4 of the span wide
+_PLUS = np.concatenate([_PLUS, -_PLUS])  # arms have 0.4 of the full width
 POLYGONS = {
     "square": _polygon(_turns(4) + np.pi / 4, np.ones(4)),
     "triangle": _polygon(_turns(3), np.ones(3)),
     "star": _polygon(_turns(10), np.where(np.arange(10) % 2, 0.5, 1.0)),
     "cross": _polygon(np.arctan2(_PLUS[:, 0], -_PLUS[:, 1]), np.hypot(*_PLUS.T)),
 }
-_OUTER = 1 / np.sqrt(1 - HOLE**2)  # of a ring
+_OUTER = 1 / np.sqrt(1 - HOLE**2)  # outer radius of a ring
 
 
 def _bounds(name: str) -> Float[np.ndarray, "2 2"]:
@@ -44,7 +69,7 @@ def _bounds(name: str) -> Float[np.ndarray, "2 2"]:
     return np.full((2, 2), _OUTER if name == "ring" else 1.0)
 
 
-EXTENTS = np.stack([_bounds(name) for name in SHAPES])  # [shape, low or high, x or y]: how far it reaches, upright
+EXTENTS = np.stack([_bounds(name) for name in SHAPES])  # [shape, low or high, x or y] bounds of an unrotated shape
 REACH = np.array([np.hypot(*POLYGONS[n].T).max() if n in POLYGONS else _bounds(n).max() for n in SHAPES])
 
 
@@ -65,8 +90,8 @@ def _tables() -> Float32[np.ndarray, "shape y x"]:
             ex, ey = bx - ax, by - ay
             along = (((x - ax) * ex + (y - ay) * ey) / (ex**2 + ey**2)).clip(0, 1)
             distance = np.minimum(distance, np.hypot(x - ax - along * ex, y - ay - along * ey))
-            crossed = (ay > y) != (by > y)
-            inside ^= crossed & (x < ax + (y - ay) / np.where(ey == 0, 1, ey) * ex)
+            cross_attention = (ay > y) != (by > y)
+            inside ^= cross_attention & (x < ax + (y - ay) / np.where(ey == 0, 1, ey) * ex)
         tables.append(np.where(inside, -distance, distance))
     return np.stack(tables).astype(np.float32)
 
@@ -82,12 +107,12 @@ def draw(
 ) -> UInt8[np.ndarray, "B T 3 H W"]:
     """Sprites over grey backgrounds, with antialiased edges; centres and radii in pixels, angles in radians, clockwise.
 
-    A `shape` of -1 is none; `seen` is opacity. Sprites must be within the frame where they are seen.
+    A `shape` of -1 is no sprite; `seen` is opacity. Visible sprites must be within the frame.
     """
     (clips, height, width), times = background.shape, centres.shape[1]
     canvas = np.broadcast_to(background[:, None, None], (clips, times, 3, height, width)).copy()
     reach = REACH[shape] * radius.max(1, initial=0)  # [B, O]
-    steps = np.ceil(reach / 4).astype(int)  # windows of like sizes are painted together
+    steps = np.ceil(reach / 4).astype(int)  # windows of similar sizes are painted together
     for sprite in range(shape.shape[1]):
         for step in np.unique(steps[:, sprite][shape[:, sprite] >= 0]):
             some = np.flatnonzero((steps[:, sprite] == step) & (shape[:, sprite] >= 0))

@@ -1,9 +1,9 @@
-"""What a clip of the sprite world shows, read from its pixels alone, and whether it is what was asked for.
+"""Measures the sprites of a clip from its pixels alone, and verifies them against a caption.
 
-No network is involved, so that a score cannot drift with one. Backgrounds are grey, so a pixel's chroma is that of its
-sprite times how much the sprite covers of it; that gives subpixel areas and centres, also at blurred edges. Shapes are
-compared with the world's own, drawn and blurred, in polar coordinates, where turning is a shift. Motions are told by
-the thresholds in `motion_of`.
+No network is involved, so scores are reproducible. Backgrounds are grey, so a pixel's chroma is that of its sprite
+times the share of the pixel that the sprite covers; that gives subpixel areas and centres, also at blurred edges.
+Shapes are compared with blurred renderings of the world's shapes in polar coordinates, where a rotation is a shift.
+Motions are classified by the thresholds in `motion_of`.
 """
 
 from __future__ import annotations
@@ -15,40 +15,39 @@ from functools import cache
 import numpy as np
 from jaxtyping import Bool, Complex64, Float, Float32, UInt8
 
-from kinema.worlds.sprite_drawing import SHAPES, draw
+from kinema.worlds.sprite_drawing import COLOURS, DIRECTIONS, SHAPES, SIZES, draw
 from kinema.worlds.sprite_words import Asked, Sprite
-from kinema.worlds.sprites import COLOURS, SIZES, WAYS
 
 __all__ = ["Found", "Track", "Verdict", "bounce_frames", "motion_of", "score", "size_of", "tracks", "verify"]
 
 # Areas and lengths are for frames whose shorter side is 64 pixels.
-SPECK = 0.4 * np.pi * SIZES["small"] ** 2  # area below which nothing is a sprite, in its largest frame
-GLIMPSE = 12.0  # area below which a sprite is not seen in a frame
-STRONG = 0.4  # coverage from which a pixel is surely a sprite's
-RIM = 2  # pixels around those that belong to the sprite too
-WHITE = 150  # brightness between the brightest background and white
-FIT = 0.8  # squared correlation with a shape below which it is no shape
-ORDERS = {"square": 4, "triangle": 3, "star": 5, "cross": 4}  # turns that leave a shape as it is
+SPECK = 0.4 * np.pi * SIZES["small"] ** 2  # least area of a sprite in the frame where it is largest
+GLIMPSE = 12.0  # least area of a sprite that is visible in a frame
+STRONG = 0.4  # coverage above which a pixel certainly belongs to a sprite
+RIM = 2  # pixels around those that still belong to the sprite
+WHITE = 150  # threshold between the brightest background and white
+FIT = 0.8  # least squared correlation with a shape
+ORDERS = {"square": 4, "triangle": 3, "star": 5, "cross": 4}  # order of rotational symmetry
 
-RINGS, RAYS, REACH = 14, 60, 1.8  # polar grid, out to so many radii; 60 rays, for turns by 3rds, 4ths and 5ths
-SOFT = (0.03, 0.06, 0.1, 0.15, 0.22, 0.3)  # blur of the compared shapes, in radii
+RINGS, RAYS, REACH = 14, 60, 1.8  # polar grid out to REACH radii; 60 rays are divisible by 3, 4 and 5
+SOFT = (0.03, 0.06, 0.1, 0.15, 0.22, 0.3)  # blurs of the reference shapes, in radii
 
-STILL = 2.5  # how far from its mean place a sprite that stays may be
-TURN = 2.5  # how far it must come back for a turn
-THROUGHOUT = 0.85  # share of its time in which a sprite must be seen
+STILL = 2.5  # largest distance from the median position of a sprite that stays
+TURN = 2.5  # least reversal that counts as a turn
+THROUGHOUT = 0.85  # least share of its frames in which a sprite must be visible
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What a sprite of one colour does; pixels are those of the frame, and values where it is not seen mean nothing."""
+    """The sprite of one colour over time, in pixels of the frame; values are undefined where it is not visible."""
 
     colour: str
-    shape: str  # "none" where it is like none
+    shape: str  # "none" if no shape fits
     visible: Bool[np.ndarray, " T"]
     centres: Float[np.ndarray, "T 2"]  # x, y from the frame's top left corner
     area: Float[np.ndarray, " T"]
     angle: Float[np.ndarray, " T"]  # radians, clockwise, unwrapped; 0 for a circle and a ring
-    gaps: Float[np.ndarray, "T 4"]  # from the frame's left, top, right and bottom edge
+    gaps: Float[np.ndarray, "T 4"]  # to the frame's left, top, right and bottom edge
     spare: Float[np.ndarray, " T"]  # area of the same colour elsewhere
 
     def during(self, first: int, end: int) -> Track:
@@ -60,36 +59,36 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Which of the attributes asked of a sprite a clip shows."""
+    """Which requested attributes of a sprite a clip shows."""
 
-    found: bool  # a sprite of that colour, throughout its time
+    found: bool  # a sprite of that colour, throughout its frames
     shape: bool
-    size: bool  # true where it was not asked
-    motion: bool  # true for wandering, which cannot be wrong
+    size: bool  # true if it was not requested
+    motion: bool  # always true for "wander"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a clip shows of what was asked."""
+    """How a clip compares with what was requested."""
 
-    sprites: tuple[Found, ...]  # in the order in which they were asked
-    extra: tuple[str, ...]  # colours of sprites that nobody asked for, at their time
+    sprites: tuple[Found, ...]  # in the order of the request
+    extra: tuple[str, ...]  # colours of sprites that were not requested for their half
 
     @property
-    def right(self) -> bool:
-        """Whether all is as asked, the order in time too, and nothing else is there."""
+    def matches_prompt(self) -> bool:
+        """Whether everything matches the request, the order in time included, and nothing else is there."""
         return not self.extra and all(s.found and s.shape and s.size and s.motion for s in self.sprites)
 
 
 _NAMES = tuple(COLOURS)
 _PAINT = np.array(list(COLOURS.values()), np.float32)
 _PLANE = np.array([[2, -1, -1], [0, 3**0.5, -(3**0.5)]], np.float32).T / 6**0.5  # RGB to chroma
-_CHROMA = (_PAINT @ _PLANE)[:-1]  # of all but white
+_CHROMA = (_PAINT @ _PLANE)[:-1]  # of all colours but white
 _LENGTH = np.linalg.norm(_CHROMA, axis=1)
 
 
 def tracks(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Track, ...]:
-    """The sprites of a clip, one a colour, in the order of COLOURS; specks are none."""
+    """The sprites of a clip, at most one of each colour, in the order of COLOURS; smaller spots are ignored."""
     height, width = frames.shape[1:3]
     unit = min(height, width) / 64
     pixels = frames.astype(np.float32)
@@ -112,7 +111,9 @@ def tracks(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Track, ...]:
         else:
             assert white is not None
             parts = white
-        region &= (claims == 1) | (strong == k) | ((strong < 0) & (nearest == k))  # between two, the nearer's
+        region &= (
+            (claims == 1) | (strong == k) | ((strong < 0) & (nearest == k))
+        )  # a contested pixel goes to the nearer colour
         track = _track(_NAMES[k], np.where(region, parts, 0).clip(-0.5, 1), strong == k, unit)
         if (track.area * track.visible).max() >= least:
             found.append(track)
@@ -120,8 +121,8 @@ def tracks(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Track, ...]:
 
 
 def _white(pixels, cover, nearest) -> Float32[np.ndarray, "T H W"] | None:
-    """How much white covers of each pixel, over a background that is what a pixel is while it is dark."""
-    bright = pixels.mean(-1) - cover.clip(0, 1) * _PAINT.mean(-1)[nearest]  # without what colours add
+    """The share of each pixel that white covers; the background is the pixel's value while it is dark."""
+    bright = pixels.mean(-1) - cover.clip(0, 1) * _PAINT.mean(-1)[nearest]  # without the colours' part
     if not (bright > WHITE).any():
         return None
     behind = np.partition(bright, len(bright) // 5, 0)[len(bright) // 5]
@@ -147,7 +148,7 @@ def _track(colour: str, cover: np.ndarray, strong: Bool[np.ndarray, "T H W"], un
     height, width = cover.shape[1:]
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     total = cover.sum((1, 2)).clip(0)
-    middle = []  # medians, which specks elsewhere cannot move far
+    middle = []  # medians, which are robust to spots elsewhere
     for place, counts in ((x, strong.sum(1)), (y, strong.sum(2))):
         upto = counts.cumsum(1)
         middle.append(place[(upto * 2 >= upto[:, -1:]).argmax(1)])
@@ -184,13 +185,13 @@ def _polar(
     upper = flat[at] * (1 - right) + flat[at + 1] * right
     lower = flat[at + width + 2] * (1 - right) + flat[at + width + 3] * right
     waves = np.fft.rfft(upper * (1 - low) + lower * low) * np.sqrt(rho)[:, None]
-    waves[..., 1:] *= 2**0.5  # so that a sum of products over waves is one over rays
+    waves[..., 1:] *= 2**0.5  # Parseval: sums of products over waves equal those over rays
     return waves.astype(np.complex64)
 
 
 @cache
 def _templates() -> Complex64[np.ndarray, "shape soft rings waves"]:
-    """Polar Fourier coefficients of the world's shapes at several blurs, of unit length."""
+    """Polar Fourier coefficients of the world's shapes at several blurs, normalised to length 1."""
     radius, side = 40.0, 192
     count = len(SHAPES)
     ones = np.ones((count, 1, 1), np.float32)
@@ -214,7 +215,7 @@ def _templates() -> Complex64[np.ndarray, "shape soft rings waves"]:
 
 
 def _shape(cover, centres, area, visible) -> tuple[str, Float[np.ndarray, " T"]]:
-    """The shape that fits best over all frames in which it is seen, and its turns."""
+    """The shape that fits best over all frames in which it is visible, and its angle in each."""
     angle = np.zeros(len(area))
     seen = np.flatnonzero(visible)
     if not len(seen):
@@ -226,10 +227,10 @@ def _shape(cover, centres, area, visible) -> tuple[str, Float[np.ndarray, " T"]]
         order = ORDERS.get(name)
         kept = [0] if order is None else list(range(0, RAYS // 2, order))
         products = np.einsum("frk,srk->fsk", waves[..., kept], template[..., kept].conj())
-        if order is not None:  # turned back by the phase of the first wave
+        if order is not None:  # aligned by the phase of the first wave
             phase = np.angle(products[..., 1])  # minus the angle times the order
             products = products * np.exp(-1j * phase[..., None] * np.arange(len(kept)))
-        fit = products.real.sum(-1).clip(0) ** 2 / length[:, None]  # [F, soft], 1 where it is the same
+        fit = products.real.sum(-1).clip(0) ** 2 / length[:, None]  # [F, soft], 1 for the same shape
         best = fit.argmax(1)
         fits.append(fit.max(1))
         if order is not None:
@@ -246,7 +247,7 @@ def _shape(cover, centres, area, visible) -> tuple[str, Float[np.ndarray, " T"]]
 
 
 def size_of(track: Track, height: int, width: int) -> str:
-    """The name of the nearest size, in ratio, of a track in frames of height x width; "none" beyond a quarter off."""
+    """The size whose radius is nearest in ratio, in frames of height x width; "none" if it is 25 % off or more."""
     if not track.visible.any():
         return "none"
     radius = np.sqrt(np.median(track.area[track.visible]) / np.pi) / (min(height, width) / 64)
@@ -255,27 +256,27 @@ def size_of(track: Track, height: int, width: int) -> str:
 
 
 def motion_of(track: Track, height: int, width: int) -> str:
-    """The name among MOTIONS of how a track moves in frames of height x width, or "still".
+    """The motion of a track in frames of height x width, one of MOTIONS or "still".
 
-    Only frames in which it is seen count. Lengths are pixels of a frame whose shorter side is 64. A sprite stays if it
-    is never 2.5 from its mean place (the median over frames in either axis); then it is
+    Only frames in which the sprite is visible count. Lengths are pixels of a frame whose shorter side is 64. A sprite
+    stays if it is at most 2.5 from its median position in each axis; then it is
 
-    - "appear" if it is not seen at first, for a fifth of its time or more;
-    - "grow" if its radius is at last 1.6 times that at first or more, rising all the while (correlation 0.9 with time);
-    - "spin" if it turns evenly (15 degrees off at most, root mean square) by 110 degrees or more;
+    - "appear" if it is invisible for the first fifth of the frames or longer;
+    - "grow" if its last radius is at least 1.6 times its first, with a correlation with time of at least 0.9;
+    - "spin" if it rotates by at least 110 degrees at a constant rate (root mean square error at most 15 degrees);
     - "still" otherwise.
 
-    A turn is where it comes back by 2.5 or more in an axis; it is at an edge if the sprite is within 3 and half a step
-    of the edge. A sprite that does not stay is
+    A turn is a reversal by 2.5 or more along an axis; it is at an edge if the gap to the edge is at most 3 plus half a
+    step. A sprite that does not stay is
 
-    - "orbit" if it keeps to a circle (radius 7 to 19, 15 % off at most, root mean square) in one sense through 260
-      degrees or more;
-    - "bounce" if it has turns, all at edges, and its speed in each axis is the same before and after (three quarters
-      of the steps within 1.2 and 35 % of the median);
-    - "zigzag" if it has two turns or more in one axis, not all at edges, within 6 to 24 from end to end, and goes 10
-      or more along the other axis without a turn, evenly (2 off at most, root mean square);
-    - one of the eight ways if it goes 10 or more evenly in a straight line (1 and 4 % of the way off at most, root
-      mean square) and has no turn: the nearest of the ways, so 22.5 degrees off at most;
+    - "orbit" if it follows a circle (radius 7 to 19, root mean square error at most 15 %) in one direction for at least
+      260 degrees;
+    - "bounce" if it has turns, all at edges, and keeps its speed along each axis (three quarters of the steps within
+      1.2 plus 35 % of the median);
+    - "zigzag" if it has at least two turns along one axis, not all at edges, over a range of 6 to 24, and moves by at
+      least 10 along the other axis without a turn at constant speed (root mean square error below 2);
+    - the nearest of the eight directions if it has no turn and moves by at least 10 in a straight line at constant
+      speed (root mean square error at most 1 plus 4 % of the distance);
     - "wander" otherwise.
     """
     seen = np.flatnonzero(track.visible)
@@ -287,7 +288,7 @@ def motion_of(track: Track, height: int, width: int) -> str:
     if np.abs(places - np.median(places, 0)).max() <= STILL:
         if late:
             return "appear"
-        return _staying(seen, np.sqrt(track.area[seen] / np.pi), track.angle[seen])
+        return _stationary_motion(seen, np.sqrt(track.area[seen] / np.pi), track.angle[seen])
     if _orbits(places):
         return "orbit"
     turns = [_turns(places[:, axis], TURN) for axis in (0, 1)]
@@ -302,11 +303,11 @@ def motion_of(track: Track, height: int, width: int) -> str:
             return "zigzag"
     length, off, way = _line(seen, places)
     if not turns[0] + turns[1] and length >= 10 and off <= 1 + 0.04 * length:
-        return max(WAYS, key=lambda name: np.dot(WAYS[name], way) / np.hypot(*WAYS[name]))
+        return max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], way) / np.hypot(*DIRECTIONS[name]))
     return "wander"
 
 
-def _staying(t: np.ndarray, radius: Float[np.ndarray, " n"], angle: Float[np.ndarray, " n"]) -> str:
+def _stationary_motion(t: np.ndarray, radius: Float[np.ndarray, " n"], angle: Float[np.ndarray, " n"]) -> str:
     few = max(1, len(t) // 8)
     if radius[-few:].mean() >= 1.6 * radius[:few].mean() and np.corrcoef(t, radius)[0, 1] >= 0.9:
         return "grow"
@@ -315,7 +316,7 @@ def _staying(t: np.ndarray, radius: Float[np.ndarray, " n"], angle: Float[np.nda
 
 
 def _line(t: np.ndarray, values: Float[np.ndarray, "n d"]) -> tuple[float, float, Float[np.ndarray, " d"]]:
-    """The length of the straight and even way that fits `values` best, how far off they are, and the way."""
+    """The length of the linear motion that fits `values`, its root mean square error, and its displacement."""
     late = t - t.mean()
     slope = late @ values / (late @ late)
     off = values - values.mean(0) - late[:, None] * slope
@@ -326,7 +327,7 @@ def _line(t: np.ndarray, values: Float[np.ndarray, "n d"]) -> tuple[float, float
 def _orbits(places: Float[np.ndarray, "n 2"]) -> bool:
     if len(places) < 4:
         return False
-    # a circle is linear in its centre and in what its radius and centre make of the constant
+    # x^2 + y^2 = 2 c.x + (r^2 - c^2) is linear in the centre c and the constant
     terms = np.concatenate([places, np.ones((len(places), 1))], 1)
     middle = np.linalg.lstsq(terms, (places**2).sum(1), rcond=None)[0][:2] / 2
     out = places - middle
@@ -339,9 +340,9 @@ def _orbits(places: Float[np.ndarray, "n 2"]) -> bool:
 
 
 def _turns(values: Float[np.ndarray, " n"], least: float) -> list[int]:
-    """Where values turn back by `least` or more."""
+    """The indices at which values reverse by `least` or more."""
     turns: list[int] = []
-    low = high = 0  # places of the extremes since the last turn
+    low = high = 0  # indices of the extremes since the last turn
     way = 0
     for i in range(1, len(values)):
         if values[i] > values[high]:
@@ -360,7 +361,7 @@ def _turns(values: Float[np.ndarray, " n"], least: float) -> list[int]:
 
 
 def _at_edge(values: Float[np.ndarray, " n"], gaps: Float[np.ndarray, "n 2"], turn: int) -> bool:
-    """Whether a turn is at the edge towards which it went; gaps are those from the lower and the upper one."""
+    """Whether a turn is at the edge that the sprite moved towards; gaps are to the lower and the upper edge."""
     around = values[[max(turn - 1, 0), min(turn + 1, len(values) - 1)]]
     upper = values[turn] >= around.mean()
     step = np.abs(np.diff(values)).max(initial=0)
@@ -369,20 +370,20 @@ def _at_edge(values: Float[np.ndarray, " n"], gaps: Float[np.ndarray, "n 2"], tu
 
 def _keeps_speed(values: Float[np.ndarray, " n"], t: np.ndarray, turns: Sequence[int]) -> bool:
     speeds = np.abs(np.diff(values) / np.diff(t))
-    whole = np.ones(len(speeds), bool)
-    for turn in turns:  # the step with the turn in it, on either side, is shorter
-        whole[max(turn - 1, 0) : turn + 1] = False
-    if not whole.any():
+    steady = np.ones(len(speeds), bool)
+    for turn in turns:  # steps around the turn are shorter
+        steady[max(turn - 1, 0) : turn + 1] = False
+    if not steady.any():
         return True
-    usual = np.median(speeds[whole])
-    return bool((np.abs(speeds[whole] - usual) <= 1.2 + 0.35 * usual).mean() >= 0.75)
+    usual = np.median(speeds[steady])
+    return bool((np.abs(speeds[steady] - usual) <= 1.2 + 0.35 * usual).mean() >= 0.75)
 
 
 def bounce_frames(track: Track, height: int, width: int) -> tuple[int, ...]:
-    """The frames on the way to which a track bounces off an edge of frames of height x width.
+    """The frames before which a track bounces off an edge of frames of height x width.
 
-    A bounce is a turn of 0.75 pixels or more (of a frame whose shorter side is 64) near an edge; it was before the
-    frame of the turn itself if the way to that frame is shorter than the way on.
+    A bounce is a turn of 0.75 pixels or more (of a frame whose shorter side is 64) near an edge. It lies before the
+    frame of the turn if the step to that frame is shorter than the next one, and else after it.
     """
     seen = np.flatnonzero(track.visible)
     unit = min(height, width) / 64
@@ -399,10 +400,11 @@ def bounce_frames(track: Track, height: int, width: int) -> tuple[int, ...]:
 
 
 def verify(frames: UInt8[np.ndarray, "T H W 3"], asked: Asked) -> Verdict:
-    """Whether a clip shows what is asked; sprites are told apart by their colour.
+    """Compare a clip with what was requested; sprites are identified by their colour.
 
-    A sprite is found if it is seen in 85 % of its frames, or if it was asked to appear and then stays so. What is seen
-    in no more than a tenth of the frames, or in one, is not extra; nor is a track's own spot of less than a speck.
+    A sprite is found if it is visible in 85 % of its frames; for "appear", of those since it became visible. A sprite
+    that was not requested counts as extra if it is visible in more than a tenth of the frames and more than one, and so
+    does a second spot of a requested colour that is as large as a small sprite's least area.
     """
     count = len(frames)
     height, width = frames.shape[1:3]
@@ -437,10 +439,10 @@ def _found(track: Track | None, sprite: Sprite, height: int, width: int) -> Foun
 
 
 def score(clips: Iterable[UInt8[np.ndarray, "T H W 3"]], asked: Sequence[Asked]) -> dict[str, float]:
-    """How much of what was asked clips show, from 0 to 1: `adherence` is the share of clips that are right in all.
+    """How well clips match what was requested, in [0, 1]; `adherence` is the share of clips that match completely.
 
-    `found`, `shape`, `size` and `motion` are shares of the asked sprites (of those whose size was asked), `extra` the
-    share of clips with a sprite that nobody asked for. A colour that is wrong counts as a sprite not found.
+    `found`, `shape`, `size` and `motion` are shares of the requested sprites (`size`: of those with a requested size),
+    `extra` the share of clips with a sprite that was not requested. A wrong colour counts as a sprite not found.
     """
     verdicts = [verify(clip, one) for clip, one in zip(clips, asked, strict=True)]
     each = [
@@ -451,7 +453,7 @@ def score(clips: Iterable[UInt8[np.ndarray, "T H W 3"]], asked: Sequence[Asked])
     shares = {name: float(np.mean([getattr(got, name) for got, _ in each])) for name in ("found", "shape", "motion")}
     sized = [got.size for got, sprite in each if sprite.size is not None]
     return {
-        "adherence": float(np.mean([v.right for v in verdicts])),
+        "adherence": float(np.mean([v.matches_prompt for v in verdicts])),
         **shares,
         "size": float(np.mean(sized)) if sized else 1.0,
         "extra": float(np.mean([bool(v.extra) for v in verdicts])),

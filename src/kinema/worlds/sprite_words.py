@@ -1,4 +1,4 @@
-"""What is said of sprites: captions in a small grammar with paraphrases."""
+"""Captions of sprites, from a small grammar with paraphrases."""
 
 from __future__ import annotations
 
@@ -60,49 +60,49 @@ THREE = ("{}, {} and {}", "{} and {} and {}")
 
 
 def phrases() -> tuple[str, ...]:
-    """All that captions are made of, but for the names of colours."""
+    """All phrases of captions except the names of colours."""
     tables = (SHAPE_WORDS, SIZE_WORDS, MOTION_WORDS, BACKGROUNDS)
-    said = (way for table in tables for ways in table.values() for way in ways)
+    words = (word for table in tables for words in table.values() for word in words)
     frames = (text.replace("{}", "") for text in (*LINKS, *ONE, *TWO, *THEN, *THREE))
-    return ("a", "an", *said, *frames)
+    return ("a", "an", *words, *frames)
 
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """What is asked of one sprite."""
+    """The attributes of a sprite that a caption describes."""
 
     shape: str
     colour: str
     motion: str
-    size: str | None  # None where it is not said
+    size: str | None  # None if the caption does not mention it
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked of a clip: sprites together, or one in its first half and `then` another in its second."""
+    """What a caption describes: sprites at once, or with `then` one in the first half and another in the second."""
 
     sprites: tuple[Sprite, ...]
     then: bool = False
 
 
 def caption(asked: Asked, background: str, rng: np.random.Generator) -> str:
-    """One of the many ways to say it; the background is mentioned in a quarter of them."""
+    """A random caption of `asked`; a quarter of captions mention the background."""
 
     def one(words: tuple[str, ...]) -> str:
-        return words[int(rng.random() * len(words))]  # `choice` would take ten times as long
+        return words[int(rng.random() * len(words))]  # ten times as fast as `choice`
 
-    said = []
+    parts = []
     for sprite in asked.sprites:
         size = [one(SIZE_WORDS[sprite.size])] if sprite.size else []
         noun = " ".join([*size, sprite.colour, one(SHAPE_WORDS[sprite.shape])])
         article = "an" if noun[0] in "aeiou" else "a"
-        said.append(f"{article} {noun}{one(LINKS)}{one(MOTION_WORDS[sprite.motion])}")
+        parts.append(f"{article} {noun}{one(LINKS)}{one(MOTION_WORDS[sprite.motion])}")
     if asked.then:
-        text = one(THEN).format(*said)
-    elif len(said) == 3:
-        text = one(THREE).format(*said)
-    elif len(said) == 2:
-        text = one(TWO).format(*said)
+        text = one(THEN).format(*parts)
+    elif len(parts) == 3:
+        text = one(THREE).format(*parts)
+    elif len(parts) == 2:
+        text = one(TWO).format(*parts)
     else:
-        text = one(ONE).format(*said)
+        text = one(ONE).format(*parts)
     return f"{text} {one(BACKGROUNDS[background])}" if rng.random() < 0.25 else text

@@ -1,0 +1,1 @@
+"""The command line: `main` dispatches to the commands, each a module with a `main(words)`."""

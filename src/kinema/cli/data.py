@@ -1,0 +1,86 @@
+"""kinema data check: describe a folder of clips, and show what training would see."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from einops import rearrange
+from rich.console import Console
+from rich.table import Table
+
+from kinema.cli.arguments import parse
+from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.folder import Folder, Skipped, scan
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe
+from kinema.data.writing import contact_sheet, write_image
+
+SHEET_CLIPS = 8
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Count the clips of a folder, list their lengths, sizes, rates, labels, captions and sound, and name the bad ones.
+
+    Example: kinema data check clips/ --data.fps 12.5
+    """
+
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """A folder of clips, with class folders or metadata.csv where there are labels."""
+    out: str = "sheet.png"
+    """Where to write a sheet of clips exactly as training sees them."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def main(words: Sequence[str]) -> None:
+    """Read every clip, print the table, write the sheet."""
+    arguments = parse(Arguments, "kinema data check", words)
+    folder = scan(arguments.folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        infos = [info for info in pool.map(_probe, folder.clips) if info is not None]
+    source = FolderSource(replace(arguments.data, source=arguments.folder))
+    console = Console()
+    console.print(_table(folder, infos, len(source.clips), source.skipped))
+    for skipped in source.skipped:
+        console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
+    frames = source.batch(0, min(SHEET_CLIPS, len(source.clips)), seed=0).frames.numpy()
+    sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"))
+    console.print(f"wrote {write_image(Path(arguments.out), sheet)}", highlight=False)
+
+
+def _probe(clip: Clip) -> ClipInfo | None:
+    try:
+        return probe(clip)
+    except ReadError:
+        return None  # the source names it, with the reason
+
+
+def _table(folder: Folder, infos: list[ClipInfo], usable: int, skipped: tuple[Skipped, ...]) -> Table:
+    table = Table(title=str(folder.root), show_header=False)
+    lengths = [info.frames or 0 for info in infos]
+    seconds = [frames / info.fps for frames, info in zip(lengths, infos, strict=True)]
+    labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
+    captions = sum(clip.caption is not None for clip in folder.clips)
+    table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
+    if infos:
+        table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all")
+        table.add_row("seconds", f"{min(seconds):.2f} to {max(seconds):.2f}, {sum(seconds):,.1f} in all")
+        table.add_row("sizes", _counts(Counter(f"{info.width}x{info.height}" for info in infos)))
+        table.add_row("frame rates", _counts(Counter(f"{info.fps:.4g}" for info in infos)))
+        sample_rates = Counter(f"{info.sample_rate} Hz" for info in infos if info.sample_rate)
+        table.add_row("sound", _counts(sample_rates) or "none")
+    table.add_row("labels", _counts(Counter({name: labels[name] for name in folder.classes}), len(labels)) or "none")
+    table.add_row("captions", f"{captions} of {len(folder.clips)}" if captions else "none")
+    return table
+
+
+def _counts(counter: Counter[str], most: int = 6) -> str:
+    """The commonest values and how many clips have each."""
+    listed = ", ".join(f"{value} ({count})" for value, count in counter.most_common(most))
+    return listed + (f", and {len(counter) - most} more" if len(counter) > most else "")

@@ -1,0 +1,1 @@
+"""Codecs, which encode video to latents or tokens and decode it."""

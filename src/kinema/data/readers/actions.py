@@ -1,0 +1,59 @@
+"""Reading actions: a table of numbers with a row for each frame of a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from kinema.data.readers.base import ReadError
+
+__all__ = ["read_actions"]
+
+
+def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
+    """The numbers in a .npy file [T, A] or [T], or in a .csv file with or without a header line.
+
+    Row t is what was done on the way to frame t. Raises ReadError where it cannot be read, is empty or has a number
+    that is not finite.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.suffix.lower() == ".npy":
+            table = np.load(path, allow_pickle=False)
+        elif path.suffix.lower() == ".csv":
+            table = _csv(path.read_text(encoding="utf-8-sig"))
+        else:
+            raise ReadError(path, "actions are read from .npy and .csv files")
+        table = np.asarray(table, np.float32)
+    except ReadError:
+        raise
+    except OSError as error:
+        raise ReadError(path, error.strerror or "it cannot be read") from error
+    except (ValueError, TypeError, EOFError) as error:
+        raise ReadError(path, f"it is not a table of numbers ({error})") from error
+    if table.ndim == 1:
+        table = table[:, None]
+    if table.ndim != 2 or not table.size:
+        raise ReadError(path, f"actions are a row of numbers for each frame, not an array of shape {table.shape}")
+    if not np.isfinite(table).all():
+        raise ReadError(path, f"row {int((~np.isfinite(table)).any(1).argmax())} has a number that is not finite")
+    return table
+
+
+def _csv(text: str) -> np.ndarray:
+    rows = [row.split(",") for row in text.splitlines() if row.strip()]
+    if rows and not _is_number(rows[0][0]):
+        rows = rows[1:]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("its rows differ in length")
+    return np.array([[float(cell) for cell in row] for row in rows], np.float32)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

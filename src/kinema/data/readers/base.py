@@ -1,0 +1,166 @@
+"""The contract of readers, the clips that they read, and the reader of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from kinema.registry import READERS
+
+__all__ = [
+    "Clip",
+    "ClipInfo",
+    "ReadError",
+    "Reader",
+    "find_reader",
+    "over_black",
+    "probe",
+    "read_audio",
+    "read_frames",
+    "registered_readers",
+    "select_frames",
+]
+
+T = TypeVar("T")
+
+TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
+
+
+class ReadError(ValueError):
+    """A file that cannot be used, in one line: `reason` says what is wrong, the message names the file too."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A stretch of something that can be read, and what is known about it."""
+
+    path: Path  # a file, or a folder that a reader takes for one clip
+    member: str = ""  # the name of one of several clips in `path`
+    start: float = 0.0  # seconds from the recording's first frame
+    stop: float | None = None  # seconds from the recording's first frame; None: its end
+    label: str | None = None
+    caption: str | None = None
+    actions: Path | None = None  # a table of numbers, .npy or .csv, with a row for each frame
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """What can be known of a clip without decoding all of it."""
+
+    width: int  # pixels, of the upright picture
+    height: int
+    fps: float  # average frames a second
+    sample_rate: int | None  # samples a second; None: there is no audio track
+    frames: int | None = None  # None: only decoding tells
+
+
+class Reader(ABC):
+    """Reads the clips in one kind of file; the registry READERS holds classes that are made without arguments.
+
+    All methods raise ReadError where a clip cannot be read, `frames` at the latest after the last good frame.
+    """
+
+    suffixes: frozenset[str]  # of its files, in lower case with the dot
+
+    def can_read(self, path: Path) -> bool:
+        """Whether a folder's file, or a subfolder, is this reader's; it is not opened."""
+        return path.suffix.lower() in self.suffixes and not path.is_dir()
+
+    def clips(self, path: Path) -> Sequence[Clip]:
+        """The clips in a file: one, which is all of it, or several, each with a `member` of its own."""
+        return (Clip(path),)
+
+    def fingerprint(self, clip: Clip) -> str:
+        """A hash of the contents that a clip is read from."""
+        with clip.path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+    @abstractmethod
+    def info(self, clip: Clip) -> ClipInfo:
+        """What can be known of a clip without decoding all of it."""
+
+    @abstractmethod
+    def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yield the frames of a clip as upright RGB; `select_frames` says which of them.
+
+        `threads` are those of a decoder, 0 being one a core: for files that are read side by side 1 is faster.
+        """
+
+    def audio(self, clip: Clip, rate: int) -> Float32[np.ndarray, " samples"]:
+        """The sound of a clip, mono in [-1, 1] at `rate` samples a second, from its first frame on."""
+        raise ReadError(clip.path, "there is no audio track in it")
+
+
+def registered_readers() -> list[Reader]:
+    """A reader of each registered kind."""
+    return [READERS[name]() for name in READERS.names]
+
+
+def find_reader(path: Path) -> Reader:
+    """The first registered reader that can read `path`, or else FFmpeg's, which looks at the contents."""
+    return next((reader for reader in registered_readers() if reader.can_read(path)), None) or READERS["video"]()
+
+
+def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: float | None) -> Iterator[T]:
+    """Of a recording's frames with their start and duration in seconds, yield those of the clip.
+
+    They are those that start in the clip's stretch. With `fps` None each comes once. Otherwise frame k is the one that
+    is shown k / `fps` seconds after the clip's start, so that frames are dropped or repeated.
+    """
+    if fps is not None and fps <= 0:
+        raise ValueError(f"fps is {fps:g}: it must be above 0")
+    stop = float("inf") if clip.stop is None else clip.stop
+    count, end, shown = 0, 0.0, None
+    for start, seconds, frame in timed:
+        if start >= stop - TOLERANCE:
+            break
+        if start < clip.start - TOLERANCE:
+            continue
+        if fps is None:
+            yield frame
+            continue
+        while shown is not None and count / fps < start - clip.start - TOLERANCE:
+            yield shown
+            count += 1
+        shown, end = frame, min(start + seconds, stop) - clip.start
+    while fps is not None and shown is not None and (count == 0 or count / fps < end - TOLERANCE):
+        yield shown
+        count += 1
+
+
+def over_black(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Pixels with an alpha channel, blended over black."""
+    wide = rgba.astype(np.uint16)
+    return ((wide[..., :3] * wide[..., 3:] + 127) // 255).astype(np.uint8)
+
+
+def read_frames(path: str | Path, *, fps: float | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Yield the frames of a file as upright RGB, at its own rate or at `fps`; raises ReadError where it is bad."""
+    path = Path(path)
+    yield from find_reader(path).frames(Clip(path), fps)
+
+
+def read_audio(path: str | Path, rate: int, seconds: float | None = None) -> Float32[np.ndarray, " samples"]:
+    """The sound of a file, or of its first `seconds`, mono in [-1, 1] at `rate` samples a second.
+
+    Raises ReadError where there is none.
+    """
+    path = Path(path)
+    return find_reader(path).audio(Clip(path, stop=seconds), rate)
+
+
+def probe(clip: Clip) -> ClipInfo:
+    """What a clip holds, its frames counted by decoding all of them; raises ReadError where it is bad."""
+    reader = find_reader(clip.path)
+    return replace(reader.info(clip), frames=sum(1 for _ in reader.frames(clip)))

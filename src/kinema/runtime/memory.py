@@ -1,0 +1,42 @@
+"""Memory settings and memory use of this process."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+__all__ = ["keep_freed_memory", "peak_memory"]
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory instead of returning it to the system.
+
+    Otherwise each training step has page faults for all large activations. Does nothing without glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for option, value in (
+        (-4, 0),
+        (-1, 2**31 - 1),
+        (-2, 256 * 2**20),
+        (-8, 1),
+    ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX
+        mallopt(option, value)
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Peak memory in bytes: allocated on a CUDA device, else resident of the process; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,143 @@
+"""Training windows as a codec's latents, encoded once and cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float16
+
+from kinema.data.cache import atomic_write, cache_folder, code_digest, digest, write_header
+from kinema.data.clips import Source, shuffled
+from kinema.family import Codec, encode_exactly
+from kinema.runtime.device import Runtime
+from kinema.types import Batch, Conditions, Progress, hash_seed, no_progress
+
+__all__ = ["LatentSource"]
+
+CODE = ("nn", "codecs", "data", "worlds", "family", "training.latents")  # that decides what latents are
+SEED = hash_seed("latents")  # of the windows: not the run's, so that runs of all seeds share them
+BLOCK = 16  # windows that are encoded together
+
+
+class LatentSource:
+    """A source of `count` windows of another source's clips, as the latents that `codec` makes of them.
+
+    The first use encodes them into files in the cache, whose name is a hash of all that decides what is in them; later
+    ones read them from disk as they need them. `progress` follows the encoding. Of several ranks the first encodes
+    while the others wait. Latents and sound are float16: continuous latents are rounded, codes of tokens stay near
+    enough to theirs that the tokens are exact. Raises ValueError where the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        codec: Codec,
+        runtime: Runtime,
+        count: int,
+        cache: str | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.spec, self.skipped = source.spec, source.skipped
+        windows = source.key, SEED, BLOCK, count
+        self.key = digest(code_digest(*CODE), windows, _codec_digest(codec), str(runtime.precision))
+        path = cache_folder(cache, "latents") / f"{self.key}.npy"
+
+        def report(done: int, total: int) -> None:
+            runtime.any(True)
+            progress(done, total)
+
+        if runtime.rank == 0 and _find(path) is None:
+            _encode(path, source, codec, runtime, count, report)
+        while runtime.any(False):  # the others wait for every block's report: a long silence would end the run
+            pass
+        cached = _find(path)
+        if cached is None:  # on another machine, which has a disk of its own
+            _encode(path, source, codec, runtime, count, no_progress)
+            cached = _find(path)
+        assert cached is not None, path
+        self._cached = cached
+
+    def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The latents [size, L, C, h, w] of `size` windows without their frames; in an epoch each comes once.
+
+        A pure function of its arguments.
+        """
+        latents, text, tensors = self._cached
+        windows = shuffled(len(latents), (step * ranks + rank) * size, size, seed)
+        conditions = Conditions(
+            text=None if text is None else tuple(text[window] for window in windows),
+            **{name: torch.from_numpy(values[windows]) for name, values in tensors.items()},
+        )
+        no_frames = torch.empty(size, 0, 3, self.spec.height, self.spec.width, dtype=torch.uint8)
+        return Batch(no_frames, conditions, torch.from_numpy(latents[windows]))
+
+
+class _Cached(NamedTuple):
+    """What is on disk, read as it is needed: the latents, and the conditions of the same windows."""
+
+    latents: Float16[np.ndarray, "N L C h w"]
+    text: list[str] | None
+    tensors: dict[str, np.ndarray]
+
+
+def _codec_digest(codec: Codec) -> str:
+    """A digest of what decides a codec's latents: its configuration and its weights."""
+    hashed = hashlib.blake2b(repr(codec.config).encode(), digest_size=16)
+    for name, tensor in codec.inference_state().items():
+        hashed.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def _find(path: Path) -> _Cached | None:
+    """What is in the cache at `path`; None where it is missing or incomplete."""
+    try:
+        metadata = json.loads(path.with_suffix(".json").read_text())
+        latents, *tensors = (  # raises where a file is shorter than its header says
+            np.load(file, mmap_mode="r")
+            for file in (path, *(_condition_path(path, name) for name in metadata["tensors"]))
+        )
+        return _Cached(latents, metadata["text"], dict(zip(metadata["tensors"], tensors, strict=True)))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _encode(path: Path, source: Source, codec: Codec, runtime: Runtime, count: int, progress: Progress) -> None:
+    """Encode the windows, each block while the next one is read, and write latents and conditions."""
+    spec, text, files = source.spec, [], dict[str, IO[bytes]]()
+    length, height, width = codec.length(spec.frames), spec.height // codec.space, spec.width // codec.space
+    codec.eval()
+    with ExitStack() as stack:
+        file = stack.enter_context(atomic_write(path))  # closed, and so in its place, after all others
+        write_header(file, "<f2", (count, length, codec.channels, height, width))
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        coming = thread.submit(source.batch, 0, BLOCK, seed=SEED)
+        for first in range(0, count, BLOCK):
+            batch, block = coming.result(), slice(count - first)
+            coming = thread.submit(source.batch, first // BLOCK + 1, BLOCK, seed=SEED)
+            frames = Batch(batch.frames[block]).to(runtime.device).frames
+            with torch.inference_mode(), runtime.autocast():
+                latents = encode_exactly(codec, frames)
+            file.write(latents.half().cpu().numpy().tobytes())
+            conditions = batch.conditions[block]
+            text += conditions.text or ()
+            for name in sorted(conditions.present - {"text"}):
+                values = getattr(conditions, name).numpy()
+                values = values.astype(np.float16) if name == "audio" else values
+                if name not in files:
+                    files[name] = stack.enter_context(atomic_write(_condition_path(path, name)))
+                    write_header(files[name], values.dtype.str, (count, *values.shape[1:]))
+                files[name].write(values.tobytes())
+            progress(min(first + BLOCK, count), count)
+        with atomic_write(path.with_suffix(".json")) as metadata:
+            metadata.write(json.dumps({"text": text or None, "tensors": list(files)}).encode())
+
+
+def _condition_path(path: Path, name: str) -> Path:
+    return path.with_suffix(f".{name}")

@@ -1,0 +1,351 @@
+"""The training loop, which runs the turns of any family."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kinema.data.clips import Source, open_source
+from kinema.experiment import Experiment, TrainConfig
+from kinema.family import Family, Turn
+from kinema.runtime.device import Runtime, channels_last, detect_runtime
+from kinema.training import checkpoint
+from kinema.training.ema import MovingAverage
+from kinema.training.latents import LatentSource
+from kinema.training.optimizers import make_optimizers
+from kinema.types import Batch, Progress, no_progress
+from kinema.zoo import load_codec, load_model
+from kinema.zoo.files import CODEC, find_model_file, list_checkpoints
+
+__all__ = ["Trainer", "train", "validate"]
+
+FREE_SETTINGS = {"family.sampling", "family.codec"}  # may change when a run is resumed
+
+
+class Trainer:
+    """A family with its optimizers and moving average, trained step by step.
+
+    Step k is a function of the state before it and (seed, k), so a resumed run equals an uninterrupted one.
+    """
+
+    def __init__(self, experiment: Experiment, source: Source, runtime: Runtime) -> None:
+        self.spec, self.source, self.runtime = source.spec, source, runtime
+        self.feed = source  # of the training batches: the clips, or their cached latents
+        family = experiment.family.resolve_codec(lambda name: load_codec(name)[0], source.spec).fitted(source.spec)
+        self.experiment = replace(experiment, family=family)
+        self.config = experiment.train
+        torch.manual_seed(self.config.seed)  # the same on all ranks, so that all start from the same weights
+        self.family: Family = family.build().to(runtime.device)
+        channels_last(self.family)
+        self.turns: Sequence[Turn] = self.family.turns()
+        trained = {id(p): p for turn in self.turns for p in turn.parameters}
+        names = {id(module): name or "family" for name, module in self.family.named_modules()}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._optimizers_of: dict[int, list[torch.optim.Optimizer]] = {}
+        for turn in self.turns:
+            if id(turn.module) not in self._optimizers_of:
+                optimizers = make_optimizers(self.config, turn.module, turn.parameters)
+                self._optimizers_of[id(turn.module)] = list(optimizers.values())
+                self.optimizers |= {names[id(turn.module)] + suffix: opt for suffix, opt in optimizers.items()}
+        self._trained = list(trained.values())
+        self._frozen = {f"generator.{n}" for n, p in self.family.generator.named_parameters() if id(p) not in trained}
+        self.average = MovingAverage(self.family.generator, self._trained, self.config.ema_decay)
+        self.compiled, self._compile_works = self.config.compile, False
+        if self.compiled:
+            for turn in self.turns:
+                turn.module.compile()
+        self.step = 0
+        self.saved: int | None = None  # step of the newest checkpoint
+        self.seconds = 0.0
+        self._loader = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,))  # other cores compute the step
+        self._pending: dict[int, Future[Batch]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        c = self.config
+        if not c.cooldown or c.steps is None:
+            return c.lr
+        return c.lr * min(1.0, (c.steps - self.step) / c.cooldown)
+
+    def begin(self) -> None:
+        """Load the codec's weights and those of `init_from`; raises ValueError if they are missing or do not fit."""
+        codec, origin = self.family.codec, self.experiment.family.codec_source
+        if codec is not None and origin is not None:
+            try:
+                codec.load_inference_state(load_codec(origin)[1])
+            except RuntimeError as error:
+                raise ValueError(f"{origin}: the codec there is another one now: begin a new run") from error
+        if (origin := self.config.init_from) is not None:
+            try:
+                self.family.generator.load_state_dict(load_model(origin).generator)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{origin}: its weights are of another network ({str(error).splitlines()[1].strip()}): start from "
+                    "a model of the same family, settings, size of frames and kinds of conditions"
+                ) from error
+        self.average.reset()
+
+    def cache_latents(self, progress: Progress = no_progress) -> None:
+        """Encode `data.cache_latents` windows now and train on their latents; the codec must have its weights.
+
+        Raises ValueError if the family has no codec or the latents cannot be stored.
+        """
+        data, codec = self.experiment.data, self.family.codec
+        if codec is None:
+            raise ValueError(
+                f"{type(self.family).__name__} learns from pixels, so there are no latents to cache: "
+                "leave --data.cache-latents out"
+            )
+        self.feed = LatentSource(self.source, codec, self.runtime, data.cache_latents, data.cache, progress)
+
+    def advance(self) -> None:
+        """Run one training step: every turn on one batch, then the update of the moving average."""
+        batch = self._batch()
+        self.family.train()
+        for turn in self.turns:
+            scalars = self._backward(turn, batch)
+            if self.runtime.ranks > 1:  # a missing gradient is zero, as all ranks must reduce the same tensors
+                for p in turn.parameters:
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                self.runtime.average(p.grad for p in turn.parameters if p.grad is not None)
+            if self.config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(turn.parameters, self.config.clip_norm)
+            for optimizer in self._optimizers_of[id(turn.module)]:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr
+                optimizer.step()
+                optimizer.zero_grad()
+            turn.after(self.step)
+            for name, value in scalars.items():
+                self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+        self.average.update(self.step)
+        self._compile_works = True
+        self.step += 1
+        self._count += 1
+
+    def _backward(self, turn: Turn, batch: Batch) -> dict[str, Tensor]:
+        """Compute the gradients of a turn's parameters; return its scalars."""
+        for p in self._trained:
+            p.requires_grad_(False)
+        for p in turn.parameters:
+            p.requires_grad_(True)
+        try:
+            return self._loss(turn, batch)
+        except Exception as error:
+            if not self.compiled or self._compile_works:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        self._fall_back(reason)
+        return self._loss(turn, batch)
+
+    def _loss(self, turn: Turn, batch: Batch) -> dict[str, Tensor]:
+        with self.runtime.autocast():
+            loss, scalars = turn.loss(batch, self.runtime.train_step(self.config.seed, self.step, turn.name))
+        loss.backward()
+        return scalars
+
+    def _fall_back(self, reason: str) -> None:
+        """Turn compilation off."""
+        self.compiled = False
+        for turn in self.turns:
+            turn.module._compiled_call_impl = None  # Module.compile has no public inverse
+            for p in turn.parameters:
+                p.grad = None
+        print(f"kinema: torch.compile failed, so training continues without it: {reason}", file=sys.stderr)
+
+    def _batch(self) -> Batch:
+        """The batch of this step; the next one is loaded in the background."""
+        for step in (self.step, self.step + 1):
+            if step not in self._pending:
+                self._pending[step] = self._loader.submit(self._read, step)
+        return self._pending.pop(self.step).result()
+
+    def _read(self, step: int) -> Batch:
+        c, runtime = self.config, self.runtime
+        batch = self.feed.batch(step, c.batch, seed=c.seed, rank=runtime.rank, ranks=runtime.ranks)
+        return batch.to(runtime.device)
+
+    def losses(self) -> dict[str, float]:
+        """The mean of each scalar since the last call (synchronises the device); raises ValueError if not finite."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        if broken := [name for name, value in means.items() if value != value or abs(value) == float("inf")]:
+            raise self._diverged(broken[0])
+        return means
+
+    def check_weights(self) -> None:
+        """Raise ValueError if a weight is not finite, which gradients of a finite loss can cause."""
+        if broken := [name for name, value in self.family.state_dict().items() if not value.isfinite().all()]:
+            raise self._diverged(broken[0])
+
+    def _diverged(self, name: str) -> ValueError:
+        fix = "start anew" if self.saved is None else f"resume, from the checkpoint of step {self.saved},"
+        return ValueError(
+            f"training diverged before step {self.step}: {name} is not finite; {fix} with a smaller --train.lr or "
+            "--train.precision float32"
+        )
+
+    @contextmanager
+    def averaged(self) -> Iterator[Family]:
+        """The family in eval mode with the moving average as its generator."""
+        generator = self.family.generator
+        try:
+            self.family.generator = self.average.module
+            yield self.family.eval()
+        finally:
+            self.family.generator = generator
+
+    def state(self) -> checkpoint.Checkpoint:
+        """All that the next step depends on; frozen tensors are stored once."""
+        codec = self.family.codec
+        return checkpoint.Checkpoint(
+            config=self.experiment.to_dict(self.spec),
+            generator=self.average.module.state_dict(),
+            training={name: value for name, value in self.family.own_state().items() if name not in self._frozen},
+            optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            step=self.step,
+            seconds=self.seconds,
+            codec=None if codec is None else codec.inference_state(),
+        )
+
+    def restore(self, state: checkpoint.Checkpoint) -> None:
+        """Load `state`, but keep the optimizers' current settings; raises ValueError if it does not fit."""
+        saved, spec = Experiment.from_dict(state.config, "the checkpoint")
+        changed = [line for line in self.experiment.differences(saved) if line.split(":")[0] not in FREE_SETTINGS]
+        own = asdict(self.spec)
+        changed += [f"clips' {n}: {own[n]}, not {v}" for n, v in asdict(spec).items() if own[n] != v]
+        if changed:
+            raise ValueError(
+                f"the run was started with other settings or clips ({'; '.join(changed[:3])[:400]}): resume it without "
+                "flags of --family and on clips of the same kind, or start another with another --out"
+            )
+        try:
+            if self.family.codec is not None and state.codec is not None:
+                self.family.codec.load_inference_state(state.codec)
+            generator = {f"generator.{name}": value for name, value in state.generator.items()}
+            frozen = {name: generator[name] for name in self._frozen}
+            if self.family.own_state().keys() != frozen.keys() | state.training.keys():
+                raise KeyError("tensors of other names")
+            self.family.load_state_dict(frozen | state.training, strict=False)
+            self.average.module.load_state_dict(state.generator)
+            for name, optimizer in self.optimizers.items():
+                settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+                optimizer.load_state_dict(state.optimizers[name])
+                for group, current in zip(optimizer.param_groups, settings, strict=True):
+                    group.update(current)  # settings may change when a run is resumed
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(
+                "the checkpoint does not fit the network of its own configuration: it is damaged, or of another "
+                "version of kinema; resume from the step before it, or start anew with another --out"
+            ) from error
+        self.step, self.seconds, self.saved = state.step, state.seconds, state.step
+
+
+def validate(config: TrainConfig, out: Path, resume: bool) -> None:
+    """Raise ValueError for a run that cannot start: without a budget, or if `out` is in use."""
+    if config.steps is None and config.minutes is None:
+        raise ValueError("no budget: give --steps or --minutes")
+    if config.cooldown and config.steps is None:
+        raise ValueError("--train.cooldown is the last steps of --steps: give --steps")
+    if wall := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+        raise ValueError(f"{wall} is a file, so a run cannot be kept at {out}: choose another --out")
+    if not resume and out.is_dir() and list_checkpoints(out):
+        raise ValueError(f"{out} already holds a run: go on with --resume, or choose another --out")
+
+
+def train(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    source: Source | None = None,
+    runtime: Runtime | None = None,
+    resume: bool = False,
+    watch: Callable[[Trainer], None] = lambda _: None,
+    encoding: Progress = no_progress,
+) -> Path:
+    """Train until the budget is spent or a SIGINT or SIGTERM; return the path of the last checkpoint.
+
+    Writes `out/step-N` every `save_every_minutes` and at the end. `source` defaults to the experiment's data and
+    `runtime` to this machine. `watch` is called after every step and must not change weights; `encoding` is the
+    progress of caching latents, which is not counted in `minutes`. Raises ValueError if the run cannot start or resume,
+    training diverges, or a checkpoint is damaged or cannot be written.
+    """
+    out, config = Path(out), experiment.train
+    validate(config, out, resume)
+    runtime = runtime or detect_runtime(precision=config.precision)
+    trainer = Trainer(experiment, source or open_source(experiment.data), runtime)
+    if resume:
+        trainer.restore(checkpoint.load(out))
+    else:
+        trainer.begin()
+        if runtime.rank == 0:
+            (out / CODEC).unlink(missing_ok=True)  # left over from a run whose steps were removed
+    if experiment.data.cache_latents:
+        trainer.cache_latents(encoding)
+    last_save = begun = time.monotonic()
+    before = trainer.seconds
+
+    def save() -> None:
+        nonlocal last_save
+        trainer.losses()  # raises before a broken state is saved
+        trainer.check_weights()
+        if runtime.rank == 0 and trainer.saved != trainer.step:
+            checkpoint.save_step(out, trainer.state())
+        runtime.any(False)  # a barrier: other ranks must not look for the checkpoint or exit while it is written
+        trainer.saved, last_save = trainer.step, time.monotonic()
+
+    with _stop_signals() as stop:
+        while not runtime.any(
+            stop.requested
+            or (config.steps is not None and trainer.step >= config.steps)
+            or (config.minutes is not None and trainer.seconds >= 60 * config.minutes)
+        ):
+            trainer.advance()
+            trainer.seconds = before + time.monotonic() - begun
+            if runtime.rank == 0:
+                watch(trainer)
+            if runtime.any(time.monotonic() - last_save >= 60 * config.save_every_minutes):
+                save()
+        save()
+    return find_model_file(out).parent
+
+
+@dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Make the first SIGINT or SIGTERM request a stop after the current step; a second one acts as usual."""
+    stop = _Stop()
+    before: dict[int, Any] = {}
+
+    def request(number: int, _: object) -> None:
+        stop.requested = True
+        signal.signal(number, before[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup and in background jobs
+                before[number] = signal.signal(number, request)
+    except ValueError:  # only the main thread can handle signals
+        pass
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,39 @@
+"""The optimizers of a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kinema.experiment import TrainConfig
+
+__all__ = ["make_optimizers"]
+
+
+def make_optimizers(
+    config: TrainConfig, module: nn.Module, parameters: Sequence[nn.Parameter]
+) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers of `parameters` of a module, by the suffix of their names in checkpoints.
+
+    With "muon", Muon (Jordan et al. 2024) updates the matrices of linear layers, scaled to the size of AdamW's updates
+    (Liu et al. 2025, arXiv 2502.16982, section 2.2), and AdamW the rest.
+    """
+    trained = {id(p) for p in parameters}
+    matrices: list[Tensor] = []
+    if config.optimizer == "muon":
+        linear = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
+        matrices = [weight for weight in linear if id(weight) in trained]
+    muon_ids = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in muon_ids]
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    if others:
+        optimizers[""] = torch.optim.AdamW(
+            others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
+        )
+    if matrices:
+        optimizers[".matrices"] = torch.optim.Muon(
+            matrices, config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    return optimizers

@@ -1,0 +1,134 @@
+"""Progress of a training run: a status line in the terminal, and TensorBoard scalars and sample sheets."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from kinema.data.writing import contact_sheet, to_uint8
+from kinema.experiment import TrainConfig
+from kinema.runtime.memory import peak_memory
+from kinema.sampling.model import stream
+from kinema.training.loop import Trainer
+from kinema.types import Seeds
+
+__all__ = ["Watcher"]
+
+SCALARS, LINES = 5.0, 30.0  # seconds between scalars, and between lines if stderr is not a terminal
+CLIPS = 4  # on a sample sheet
+
+
+class Watcher:
+    """Reports the progress of a run: `with Watcher(out, config) as watch: train(..., watch=watch)`."""
+
+    def __init__(self, out: Path, config: TrainConfig) -> None:
+        self.config, self.out = config, out
+        self.console = Console(file=sys.stderr)
+        self.live = Live(console=self.console, auto_refresh=False)
+        self._last_scalars = self._last_print = self._last_sheet = time.monotonic()
+        self._start: tuple[int, float] | None = None  # step and seconds of the first call
+        self._line = ""
+
+    @cached_property
+    def board(self) -> SummaryWriter:
+        """Created at the first step, so that a run that fails validation leaves no files."""
+        return SummaryWriter(str(self.out / "tensorboard"))
+
+    def __enter__(self) -> Watcher:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.live.stop()
+        if self._start is not None:
+            if not self.console.is_terminal:
+                self._print(self._line)
+            self.board.close()
+
+    def __call__(self, trainer: Trainer) -> None:
+        """Report the last step, at most every few seconds."""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (trainer.step, trainer.seconds)
+            self._print(_summary(trainer))
+            self.board.flush()  # fails now if it cannot be written
+        if not self._line or now - self._last_scalars >= SCALARS:
+            losses = trainer.losses()
+            for name, value in losses.items():
+                self.board.add_scalar(f"loss/{name}", value, trainer.step)
+            self._line = self._describe(trainer, losses)
+            self.live.update(Text(self._line, no_wrap=True, overflow="ellipsis"), refresh=self.console.is_terminal)
+            self._last_scalars = now
+        if now - self._last_print >= LINES and not self.console.is_terminal:
+            self._print(self._line)
+            self._last_print = now
+        if now - self._last_sheet >= 60 * self.config.sample_every_minutes:
+            self._add_sheet(trainer)
+            self._last_sheet = time.monotonic()
+
+    def encoding(self, done: int, total: int) -> None:
+        """Report the encoding of latents before the first step."""
+        line = f"encoded {done:,} of {total:,} windows"
+        self.live.update(Text(line), refresh=self.console.is_terminal)
+        if time.monotonic() - self._last_print >= LINES and not self.console.is_terminal:
+            self._print(line)
+            self._last_print = time.monotonic()
+
+    def _add_sheet(self, trainer: Trainer) -> None:
+        """Add a sample sheet to TensorBoard; a failure is reported and does not stop training."""
+        try:
+            self.board.add_image("samples", _sheet(trainer), trainer.step, dataformats="HWC")
+        except ValueError as error:
+            self._print(f"no sample sheet at step {trainer.step}: {error}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def _describe(self, trainer: Trainer, losses: dict[str, float]) -> str:
+        assert self._start is not None
+        steps, seconds = trainer.step - self._start[0], trainer.seconds - self._start[1]
+        rate = steps / seconds if seconds else 0.0
+        left = []
+        if self.config.minutes is not None:
+            left.append(60 * self.config.minutes - trainer.seconds)
+        if self.config.steps is not None and rate:
+            left.append((self.config.steps - trainer.step) / rate)
+        parts = [f"step {trainer.step:,}", f"{rate:.2f} it/s"]
+        parts += [f"{timedelta(seconds=max(0, round(min(left))))} left"] if left else []
+        if (memory := peak_memory(trainer.runtime.device)) is not None:
+            parts.append(f"{memory / 1e9:.1f} GB")
+        # the losses last, as a narrow terminal truncates the line
+        return " · ".join([*parts, *(f"{name} {value:.3f}" for name, value in losses.items())])
+
+
+def _summary(trainer: Trainer) -> str:
+    """One line on the family, the data and the machine."""
+    spec, runtime = trainer.spec, trainer.runtime
+    weights = sum(p.numel() for turn in trainer.turns for p in turn.parameters) / 1e6
+    return (
+        f"{type(trainer.family).__name__} with {weights:.2f}M trained weights on {trainer.experiment.data.source}: "
+        f"{trainer.config.batch} clips a step of {spec.frames} frames at {spec.width}x{spec.height}, "
+        f"{runtime.device} in {str(runtime.precision).removeprefix('torch.')}; Ctrl-C saves and stops"
+    )
+
+
+def _sheet(trainer: Trainer) -> UInt8[np.ndarray, "Hs Ws 3"]:
+    """A contact sheet of samples with fixed seeds, under the conditions of real clips."""
+    batch = trainer.source.batch(0, CLIPS, seed=trainer.config.seed).to(trainer.runtime.device)
+    conditions = trainer.family.conditions_from(batch)
+    with trainer.averaged() as family:
+        chunks = stream(family, trainer.runtime, Seeds(tuple(range(CLIPS))), trainer.spec.frames, conditions)
+        return contact_sheet(to_uint8(torch.cat(list(chunks), 1)))

@@ -1,0 +1,207 @@
+"""Model files, which are safetensors with a configuration in their metadata, and the resolver of model names.
+
+A run's folder holds `step-N/generator.safetensors` and, where the family has a codec, one `codec.safetensors` for all
+steps. An exported file holds both, the codec's tensors with the prefix "codec.".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+__all__ = [
+    "CODEC",
+    "FORMAT",
+    "GENERATOR",
+    "ModelFile",
+    "damaged_message",
+    "encode_model",
+    "export",
+    "find_model_file",
+    "is_model",
+    "list_checkpoints",
+    "load_codec",
+    "load_config",
+    "load_model",
+    "read_model",
+    "read_tensors",
+    "shipped",
+    "write_file",
+]
+
+FORMAT = 2  # version of model files and checkpoints
+GENERATOR, CODEC = "generator.safetensors", "codec.safetensors"
+PREFIX = "codec."
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """The configuration, as plain values, and the sampling weights of a model."""
+
+    config: dict[str, Any]  # family, data, train, spec
+    generator: dict[str, Tensor]
+    codec: dict[str, Tensor] | None = None
+
+
+def shipped() -> dict[str, Path]:
+    """The files of the shipped models, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def is_model(name: str | Path) -> bool:
+    """Whether `name` is a shipped model, a run's folder, a checkpoint's folder or a .safetensors file."""
+    path = Path(name)
+    if str(name) in shipped() or (path.suffix == ".safetensors" and path.is_file()):
+        return True
+    return path.is_dir() and ((path / GENERATOR).is_file() or bool(list_checkpoints(path)))
+
+
+def find_model_file(name: str | Path) -> Path:
+    """The file with a model's generator and configuration.
+
+    `name` is a shipped model, a run's folder (its newest step), a checkpoint's folder or a file. Raises ValueError if
+    it is none of these.
+    """
+    path = shipped().get(str(name), Path(name).expanduser())
+    if path.is_file():
+        return path
+    if (path / GENERATOR).is_file():
+        return path / GENERATOR
+    if path.is_dir() and (steps := list_checkpoints(path)):
+        return steps[-1] / GENERATOR
+    names = f"; the models that ship are {', '.join(shipped())}" if shipped() else ""
+    raise ValueError(
+        f"{name}: no model there: name a run's folder with step-N folders in it, a checkpoint or a .safetensors file, "
+        f"or train one with kinema train{names}"
+    )
+
+
+def load_config(name: str | Path) -> dict[str, Any]:
+    """The configuration of a model, as plain values, without reading its weights; raises ValueError as `load_model`."""
+    file = find_model_file(name)
+    try:
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(damaged_message(file, error)) from error
+    return _decode_config(file, metadata)
+
+
+def load_model(name: str | Path) -> ModelFile:
+    """Read a model by name; raises ValueError, naming the file, if it is missing, damaged or no kinema model."""
+    return read_model(find_model_file(name))
+
+
+def read_model(file: Path) -> ModelFile:
+    """Read a model's file and its codec; raises ValueError, naming the file, if one is damaged or no kinema model."""
+    metadata, tensors = read_tensors(file)
+    config = _decode_config(file, metadata)
+    generator = {n: tensor for n, tensor in tensors.items() if not n.startswith(PREFIX)}
+    codec = {n.removeprefix(PREFIX): tensor for n, tensor in tensors.items() if n.startswith(PREFIX)}
+    if config.get("family", {}).get("codec_config") and not codec:
+        places = [folder / CODEC for folder in (file.parent, file.parent.parent)]
+        place = next((path for path in places if path.is_file()), None)
+        if place is None:
+            raise ValueError(
+                f"{file}: its codec is missing: keep {CODEC} in the run's folder, above step-N, or use a file that "
+                "kinema export wrote"
+            )
+        codec = read_tensors(place)[1]
+    return ModelFile(config, generator, codec or None)
+
+
+def load_codec(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration, with its name, and the weights of a trained codec or of a latent model's codec.
+
+    Raises ValueError as `load_model`.
+    """
+    model = load_model(name)
+    family = model.config.get("family", {})
+    if model.codec is not None:
+        return family["codec_config"], model.codec
+    return family, model.generator
+
+
+def export(name: str | Path, out: Path, config: dict[str, Any], half: bool = False) -> Path:
+    """Write a model's generator and codec with `config` to the file `out`; return its path.
+
+    `half` converts the weights to float16. Raises ValueError if a weight exceeds float16's range or the file cannot be
+    written.
+    """
+    model = load_model(name)
+    tensors = model.generator | {PREFIX + n: tensor for n, tensor in (model.codec or {}).items()}
+    if half:
+        tensors = {n: x.half() if x.is_floating_point() else x for n, x in tensors.items()}
+        if broken := [n for n, x in tensors.items() if not x.isfinite().all()]:
+            raise ValueError(f"{name}: {broken[0]} has weights that float16 cannot hold: export without --half")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_file(temporary, encode_model(tensors, config))
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"{out} could not be written: {error.strerror or error}") from error
+    return out
+
+
+def encode_model(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> bytes:
+    """The bytes of a model file."""
+    packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(packed, metadata={"kinema": json.dumps({"format": FORMAT, **config})})
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file and flush it to the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, the oldest first."""
+    return sorted(p for p in run.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and p.is_dir())
+
+
+def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file; raises ValueError if it is damaged or missing."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            return content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(damaged_message(file, error)) from error
+
+
+def damaged_message(file: Path, error: Exception) -> str:
+    """The error message for a file of a checkpoint that cannot be read."""
+    fix = ""
+    if re.fullmatch(r"step-\d+", file.parent.name):
+        fix = f"; to resume from the checkpoint before it, remove {file.parent}"
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return f"{file}: truncated or not a kinema file ({reason}){fix}"
+
+
+def _decode_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        config = json.loads(metadata["kinema"])
+        version = config.pop("format", 1)
+    except (KeyError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{file}: not a kinema model (its metadata holds no kinema configuration)") from error
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        fix = "update kinema" if newer else "train it anew, or use the older kinema"
+        raise ValueError(f"{file}: it has format {version}, and this kinema reads format {FORMAT}: {fix}")
+    return config

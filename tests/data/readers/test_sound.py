@@ -1,0 +1,62 @@
+"""Sound beside frames: a window has the sound of its own time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.clips import DataConfig, FolderSource
+
+
+@pytest.fixture
+def sounding(make_clip, tmp_path):
+    """A clip of 25 frames at 25 a second whose tone of 440 Hz ends after 0.6 s."""
+    make_clip("set/a.mp4", 25, tone=0.6)
+    return lambda **more: DataConfig(
+        **({"source": str(tmp_path / "set"), "frames": 5, "height": 32, "width": 32, "audio": True} | more)
+    )
+
+
+def test_a_window_has_the_sound_of_its_own_time(sounding) -> None:
+    source = FolderSource(sounding())
+    assert source.spec.audio
+    batch = source.batch(0, 40, seed=0)
+    assert batch.conditions.audio is not None and batch.conditions.audio.shape == (40, SAMPLE_RATE // 5)
+    begin = (batch.frames[:, 0, 0, 16, 16] / 10).round()  # the first frame's number
+    loud = batch.conditions.audio.abs().unflatten(1, (5, -1)).amax(2) > 0.3  # [B, frames]
+    ends = torch.where(loud.any(1), begin + loud.sum(1), 0)
+    assert (ends[(begin > 10) & (begin < 14)] - 15).abs().max() <= 1  # 0.6 s are 15 frames
+    assert loud[begin < 9].all() and not loud[begin > 16].any()
+    crossings = (batch.conditions.audio[begin < 9].sign().diff(dim=1) != 0).sum(1).float().mean() / 2 * 5
+    assert crossings.item() == pytest.approx(440, rel=0.05)
+
+
+def test_sound_is_read_only_if_asked_for(sounding) -> None:
+    source = FolderSource(sounding(audio=False))
+    assert not source.spec.audio and source.batch(0, 2, seed=0).conditions.audio is None
+
+
+def test_silent_clips_are_skipped_and_named(sounding, make_clip) -> None:
+    make_clip("set/b.mp4", 25)
+    source = FolderSource(sounding())
+    (skipped,) = source.skipped
+    assert skipped.name == "b.mp4" and "no audio track" in skipped.reason
+
+
+def test_sound_needs_one_frame_rate(sounding, make_clip) -> None:
+    make_clip("set/b.mp4", 25, tone=0.5, rate=10)
+    with pytest.raises(ValueError, match=r"differ in frames a second: give --data\.fps"):
+        FolderSource(sounding())
+    batch = FolderSource(sounding(fps=10.0)).batch(0, 4, seed=0)
+    assert batch.conditions.audio is not None and batch.conditions.audio.shape == (4, SAMPLE_RATE // 2)
+
+
+def test_real_speech(shared_data) -> None:
+    data = DataConfig(str(shared_data / "grid_talking_face"), frames=16, height=32, width=32, audio=True)
+    source = FolderSource(data)
+    batch = source.batch(0, 8, seed=0)
+    assert batch.conditions.audio is not None and batch.conditions.audio.shape == (8, round(16 / 25 * SAMPLE_RATE))
+    assert 0.01 < batch.conditions.audio.abs().amax(1).median() <= 1 and len(source.spec.words) > 20
+    assert not np.isnan(batch.conditions.audio.numpy()).any()

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from kinema.data.readers.base import Clip, ReadError, probe, read_audio, read_frames
+from kinema.data.readers.video import VideoReader
+
+SAMPLES = {  # width, height, frames, fps, sound: what the folder's README states
+    "mmaction2_part_0.mp4": (340, 256, 32, 30.0, None),
+    "mmaction2_test.avi": (320, 240, 164, 25.0, 44100),
+    "grid_bbaf2n.mpg": (360, 288, 75, 25.0, 44100),
+    "lung_regular.mpeg": (370, 370, 280, 25.0, None),
+    "lung_regular_mpeg4.avi": (476, 476, 92, 11500 / 517, None),
+    "lung_covid.mov": (370, 370, 138, 68 / 3, None),
+    "lung_covid.gif": (174, 174, 21, 10.0, None),
+    "carphone_pristine.mp4": (176, 144, 120, 30000 / 1001, None),
+}
+
+
+def levels(path: Path, fps: float | None = None) -> list[int]:
+    """Which of make_clip's grey frames were shown."""
+    return [round(float(frame.mean()) / 10) for frame in read_frames(path, fps=fps)]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_real_files(shared_data, name):
+    width, height, frames, fps, sound = SAMPLES[name]
+    info = probe(Clip(shared_data / "decode_samples" / name))
+    assert (info.width, info.height, info.frames, info.sample_rate) == (width, height, frames, sound)
+    assert info.fps == pytest.approx(fps, rel=1e-4)
+    first = next(read_frames(shared_data / "decode_samples" / name))
+    assert first.shape == (height, width, 3) and first.dtype == np.uint8 and first.max() > first.min()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("ten bit.mkv", "libx264", "yuv420p10le"),
+        ("alpha.mov", "prores_ks", "yuva444p10le"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("grey.avi", "ffv1", "gray"),
+        ("grey16.mkv", "ffv1", "gray16le"),
+        ("deep.mkv", "ffv1", "rgb48le"),
+        ("a.mpg", "mpeg2video", "yuv420p"),
+        ("a.ts", "libx264", "yuv420p"),
+        ("a.wmv", "wmv2", "yuv420p"),
+        ("a.flv", "flv1", "yuv420p"),
+        ("a.gif", "gif", "gray"),
+        ("take:1.mp4", "libx264", "yuv420p"),
+    ],
+)
+def test_containers_and_codecs(make_clip, name, codec, pixels):
+    path = make_clip(name, codec=codec, pixels=pixels)
+    assert levels(path) == list(range(10))
+    info = probe(Clip(path))
+    assert (info.width, info.height, info.frames) == (48, 32, 10)
+    assert info.fps == pytest.approx(25, rel=0.01)
+
+
+def test_odd_sizes_are_decoded_to_the_last_pixel(make_clip):
+    ramp = np.broadcast_to(np.linspace(60, 200, 37, dtype=np.uint8)[:, None], (3, 23, 37, 3))
+    path = make_clip("odd.mp4", images=ramp, pixels="yuv444p", options={"qp": "0"})
+    subsampled = make_clip("odd420.mkv", images=ramp, codec="ffv1", pixels="yuv420p")
+    for frame in (*read_frames(path), *read_frames(subsampled)):
+        np.testing.assert_allclose(frame.astype(int), ramp[0].astype(int), atol=4)
+
+
+def test_transparency_is_laid_over_black(make_clip):
+    images = np.full((2, 32, 32, 4), 200, np.uint8)
+    images[:, :, 16:, 3], images[:, :, :16, 3] = 0, 128
+    frame = next(read_frames(make_clip("alpha.mov", images=images, codec="qtrle", pixels="argb")))
+    assert np.all(frame[:, 16:] == 0) and np.all(frame[:, :16] == round(200 * 128 / 255))
+
+
+def test_rotated_video_is_turned_upright(make_clip):
+    images = np.zeros((3, 32, 48, 3), np.uint8)
+    images[:, :16] = 255  # the upper half of the stored picture is white
+    path = make_clip("phone.mp4", images=images)
+    data = bytearray(path.read_bytes())
+    identity = b"".join(v.to_bytes(4, "big") for v in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
+    clockwise = b"".join(v.to_bytes(4, "big", signed=True) for v in (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30))
+    at = data.index(identity, data.index(b"tkhd"))
+    data[at : at + len(identity)] = clockwise
+    path.write_bytes(data)
+    frame = next(read_frames(path))
+    assert frame.shape == (48, 32, 3) and (probe(Clip(path)).width, probe(Clip(path)).height) == (32, 48)
+    assert frame[:, 20:].mean() > 250 and frame[:, :12].mean() < 5  # top went to the right
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("rate", [25, 30, Fraction(30000, 1001)])
+def test_its_own_rate_gives_every_frame_once(make_clip, name, rate):
+    assert levels(make_clip(name, 20, rate=rate), fps=float(rate)) == list(range(20))
+
+
+def test_resampling_by_time(make_clip):
+    path = make_clip("a.mp4", 10, rate=20)
+    assert levels(path, fps=10.0) == [0, 2, 4, 6, 8]
+    assert levels(path, fps=40.0) == [k // 2 for k in range(20)]
+    assert levels(path, fps=8.0) == [0, 2, 5, 7]
+
+
+def test_a_stretch_is_read_by_time(make_clip):
+    path, reader = make_clip("a.mkv", 20, rate=10, tone=2.0), VideoReader()
+    stretch = Clip(path, start=0.5, stop=1.2)
+
+    def stretch_levels(fps: float | None) -> list[int]:
+        return [round(float(frame.mean()) / 10) for frame in reader.frames(stretch, fps)]
+
+    assert stretch_levels(None) == [5, 6, 7, 8, 9, 10, 11]
+    assert stretch_levels(5.0) == [5, 7, 9, 11]
+    assert stretch_levels(20.0) == [5 + k // 2 for k in range(14)]
+    whole = reader.audio(Clip(path), 16000)
+    np.testing.assert_allclose(reader.audio(stretch, 16000), whole[8000:19200], atol=1e-6)
+    assert probe(stretch).frames == 7 and reader.info(stretch).frames is None
+
+
+def test_uneven_stamps(make_clip):
+    path = make_clip("uneven.mkv", 5, rate=20, stamps=[0, 1, 2, 8, 9])
+    assert levels(path) == [0, 1, 2, 3, 4]
+    assert levels(path, fps=20.0) == [0, 1, 2, 2, 2, 2, 2, 2, 3, 4]
+    assert levels(path, fps=10.0) == [0, 2, 2, 2, 3]
+
+
+def test_missing_stamps_fall_back_on_the_average_rate(make_clip):
+    path = make_clip("raw.m4v", 10, codec="mpeg4")  # an elementary stream has no time stamps
+    assert levels(path) == list(range(10))
+    assert levels(path, fps=25.0) == list(range(10))
+
+
+def test_stamps_that_go_back_lose_no_more_than_a_frame(shared_data):
+    path = shared_data / "decode_samples" / "mmaction2_test.avi"
+    assert abs(sum(1 for _ in read_frames(path, fps=25.0)) - 164) <= 1
+
+
+def test_one_frame(make_clip):
+    path = make_clip("one.mp4", 1)
+    assert probe(Clip(path)).frames == 1
+    assert levels(path) == [0] and levels(path, fps=5.0) == [0] and levels(path, fps=50.0) == [0, 0]
+
+
+def test_sound(make_clip):
+    path = make_clip("tone.mp4", 50, tone=2.0)
+    sound = read_audio(path, 16000)
+    assert sound.dtype == np.float32 and sound.ndim == 1 and abs(len(sound) - 32000) < 1600
+    middle = sound[8000:24000]
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)  # a mean of the channels, not their sum
+    assert np.abs(np.fft.rfft(middle)).argmax() == 440
+    assert probe(Clip(path)).sample_rate == 44100
+
+
+def test_no_sound(make_clip):
+    with pytest.raises(ReadError, match=r"silent.mp4: there is no audio track"):
+        read_audio(make_clip("silent.mp4"), 16000)
+
+
+def test_sound_only_is_no_video(make_clip, tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4410), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(ReadError, match=r"sound.mp4: there is no video track"):
+        list(read_frames(path))
+    assert len(read_audio(path, 8000)) >= 800
+
+
+@pytest.mark.parametrize("text", [b"", b"this is not a video\n" * 50])
+def test_text_named_mp4(tmp_path, text, capfd):
+    path = tmp_path / "notes.mp4"
+    path.write_bytes(text)
+    for read in (lambda p: probe(Clip(p)), lambda p: list(read_frames(p)), lambda p: read_audio(p, 8000)):
+        with pytest.raises(ValueError, match=r"notes.mp4: FFmpeg cannot read it") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ReadError, match="No such file"):
+        probe(Clip(tmp_path / "absent.mp4"))
+    assert capfd.readouterr() == ("", "")  # FFmpeg's own log stays off the terminal
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {}),
+        ("fast.mp4", "libx264", {"movflags": "faststart"}),
+        ("a.mkv", "libx264", {}),
+        ("a.webm", "libvpx-vp9", {}),
+        ("a.avi", "mpeg4", {}),
+    ],
+)
+def test_a_cut_file_is_an_error(make_clip, name, codec, options, share, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
+    path = make_clip(name, images=noise, codec=codec, container_options=options)
+    assert probe(Clip(path)).frames == 30
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ReadError, match=r"cut short|FFmpeg cannot read it"):
+        list(read_frames(path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_fps_must_be_positive(make_clip):
+    with pytest.raises(ValueError, match="above 0"):
+        list(read_frames(make_clip("a.mp4"), fps=0.0))

@@ -1,0 +1,137 @@
+"""The cache: files are there or not there at all, one process makes an entry, and code is part of its key."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+
+from kinema.data import cache
+from kinema.data.cache import atomic_write, entry_lock
+
+DECODE = """
+import sys
+import time
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.readers.base import ClipInfo, Reader
+from kinema.registry import READERS
+
+here, rank = Path(sys.argv[1]), sys.argv[2]
+
+
+class SlowReader(Reader):
+    suffixes = frozenset({".slow"})
+
+    def info(self, clip):
+        return ClipInfo(8, 8, 25.0, None)
+
+    def frames(self, clip, fps=None, threads=0):
+        (here / f"{clip.path.stem}.{uuid4().hex}.decoded").touch()
+        for k in range(6):
+            time.sleep(0.02)
+            yield np.full((8, 8, 3), int(clip.path.stem) * 10 + k, np.uint8)
+
+
+if __name__ == "__main__":
+    READERS._installed["slow"] = EntryPoint("slow", "decode:SlowReader", "kinema.readers")
+    (here / f"{rank}.ready").touch()
+    while len(list(here.glob("*.ready"))) < 2:
+        time.sleep(0.01)
+    source = FolderSource(DataConfig(str(here / "set"), frames=6, height=8, width=8, cache=str(here / "cache")))
+    torch.save(source.read([(clip, 0) for clip in range(len(source.clips))]).frames, here / f"{rank}.pt")
+"""
+
+
+def test_two_processes_decode_each_clip_once_between_them(tmp_path: Path) -> None:
+    (tmp_path / "decode.py").write_text(DECODE)
+    (tmp_path / "set").mkdir()
+    for clip in range(8):
+        (tmp_path / f"set/{clip}.slow").write_bytes(bytes([clip]))
+    command = [sys.executable, str(tmp_path / "decode.py"), str(tmp_path)]
+    processes = [subprocess.Popen([*command, rank], stderr=subprocess.PIPE) for rank in "01"]
+    for process in processes:
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+    decoded = sorted(path.name.split(".")[0] for path in tmp_path.glob("*.decoded"))
+    assert decoded == [str(clip) for clip in range(8)]
+    for rank in "01":
+        frames = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert frames[:, :, 0, 0, 0].tolist() == [[10 * clip + k for k in range(6)] for clip in range(8)]
+        assert frames.float().var((2, 3, 4)).max() == 0
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with atomic_write(tmp_path / "new/a.json") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list((tmp_path / "new").iterdir()) == []
+    with atomic_write(tmp_path / "new/a.json") as file:
+        file.write(b"all")
+        assert not (tmp_path / "new/a.json").exists()
+    assert (tmp_path / "new/a.json").read_bytes() == b"all"
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    path, order = tmp_path / "clips/a.npy", []
+
+    def second() -> None:
+        order.append("waits")
+        with entry_lock(path):
+            order.append("second")
+
+    with entry_lock(path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first ends")
+    thread.join()
+    assert order == ["waits", "first ends", "second"]
+    for entry in range(2000):
+        with entry_lock(tmp_path / f"clips/{entry}.npy"):
+            pass
+    assert len(list((tmp_path / "locks").iterdir())) <= 256
+
+
+def test_the_code_digest_is_of_the_named_sources_and_the_versions(tmp_path: Path, monkeypatch) -> None:
+    for name in ("data", "nn/deep", "worlds"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(cache.__file__, tmp_path / "data/cache.py")
+    for name in ("nn/deep/a.py", "worlds/b.py"):
+        (tmp_path / name).write_text("x = 1\n")
+
+    def digests() -> tuple[str, str]:
+        spec = spec_from_file_location("copy", tmp_path / "data/cache.py")
+        assert spec and spec.loader
+        copy = module_from_spec(spec)
+        spec.loader.exec_module(copy)
+        return copy.code_digest("nn"), copy.code_digest("nn", "worlds.b")
+
+    first = digests()
+    assert digests() == first and first[0] != first[1]
+    (tmp_path / "worlds/b.py").write_text("x = 2\n")
+    second = digests()
+    assert second[0] == first[0] and second[1] != first[1]
+    (tmp_path / "nn/deep/a.py").rename(tmp_path / "nn/deep/c.py")
+    assert digests()[0] != first[0]
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    assert len({digests()[0], second[0], first[0]}) == 2
+    with pytest.raises(ValueError, match="no module no_such_package"):
+        cache.code_digest("no_such_package")
