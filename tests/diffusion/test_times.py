@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kinema.diffusion.times import logit_normal_times, shifted, staggered_times, times, uniform_times
+from kinema.diffusion.times import logit_normal_times, shifted, staggered_times, times
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -18,14 +18,6 @@ def test_logit_normal_times() -> None:
     torch.testing.assert_close(t.quantile(torch.tensor([0.15866, 0.5, 0.84134])), expected, rtol=0, atol=0.01)
     assert torch.equal(t, logit_normal_times((20_001,), seeded(1), mean=0.5, deviation=1.5))
     assert not torch.equal(t, logit_normal_times((20_001,), seeded(2), mean=0.5, deviation=1.5))
-
-
-def test_uniform_times() -> None:
-    t = uniform_times((2, 10_000), seeded(1))
-    assert t.min() >= 0 and t.max() < 1
-    quarters = torch.tensor([0.25, 0.5, 0.75])
-    torch.testing.assert_close(t.quantile(quarters), quarters, rtol=0, atol=0.02)
-    assert torch.equal(t, uniform_times((2, 10_000), seeded(1)))
 
 
 @pytest.mark.parametrize("shift", [0.1, 1.0, 3.0, 3.7])

@@ -167,8 +167,7 @@ def test_the_floor_is_what_other_real_clips_score(dimensions: int) -> None:
 
     def score(clips: int) -> float:
         found = [
-            frechet_distance(gaussian(rng, clips, dimensions), gaussian(rng, clips, dimensions))
-            for _ in range(200)
+            frechet_distance(gaussian(rng, clips, dimensions), gaussian(rng, clips, dimensions)) for _ in range(200)
         ]
         return float(np.mean(found))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kinema.worlds.sprite_drawing import SHAPES
-from kinema.worlds.sprite_verifier import Verdict, bounce_frames, score, tracks, verify
+from kinema.worlds.sprite_verifier import bounce_frames, tracks, verify
+from kinema.worlds.sprite_words import Asked
 from kinema.worlds.sprites import COLOURS, MOTIONS, SIZES, Scene, render, scene
 
 KINDS = {
@@ -26,16 +28,20 @@ def real(clips: int = 40, seed: int = 0, frames: int = 16, side: int = 64, **ask
     return render(truth).transpose(0, 1, 3, 4, 2), truth
 
 
+def share_right(clips: np.ndarray, prompts: Sequence[Asked]) -> float:
+    return float(np.mean([verify(clip, prompt).matches_prompt for clip, prompt in zip(clips, prompts, strict=True)]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("frames", "side"), [(16, 64), (17, 64), (24, 96)])
 def test_real_clips_are_right(kind: str, frames: int, side: int) -> None:
     clips, truth = real(120, frames=frames, side=side, **KINDS[kind])
-    assert score(clips, truth.asked)["adherence"] >= 0.99
+    assert share_right(clips, truth.asked) >= 0.99
 
 
 def test_captions_of_other_clips_are_wrong() -> None:
     clips, truth = real(300, sprites=1)
-    assert score(clips, truth.asked[1:] + truth.asked[:1])["adherence"] <= 0.02
+    assert share_right(clips, truth.asked[1:] + truth.asked[:1]) <= 0.02
 
 
 @pytest.mark.parametrize("blur", [0.6, 1.0])
@@ -46,7 +52,7 @@ def test_a_little_blur_or_noise_is_forgiven(blur: float) -> None:
     kernel /= kernel.sum(1, keepdims=True)
     blurred = np.einsum("yi,xj,ntijc->ntyxc", kernel, kernel, clips.astype(np.float32), optimize=True)
     noisy = (blurred + rng.normal(0, 6, clips.shape)).clip(0, 255).astype(np.uint8)
-    assert score(noisy, truth.asked)["adherence"] >= 0.9
+    assert share_right(noisy, truth.asked) >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -145,12 +151,3 @@ def test_a_frozen_clip_does_not_move() -> None:
     frozen = np.repeat(clips[:, 8:9], 16, 1)
     moving = [n for n, asked in enumerate(truth.asked) if asked.sprites[0].motion not in ("appear", "wander")]
     assert not any(verify(frozen[n], truth.asked[n]).sprites[0].motion for n in moving)
-
-
-def test_the_score_counts_what_is_said() -> None:
-    clips, truth = real(20, sprites=1)
-    wrong = [replace(a, sprites=(replace(a.sprites[0], shape="none"),)) for a in truth.asked[:10]]
-    counted = score(clips, (*wrong, *truth.asked[10:]))
-    assert counted["shape"] == 0.5 and counted["adherence"] == 0.5
-    assert counted["found"] == counted["motion"] == counted["size"] == 1 and counted["extra"] == 0
-    assert isinstance(verify(clips[0], truth.asked[0]), Verdict)

@@ -6,12 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["logit_normal_times", "shifted", "staggered_times", "times", "uniform_times"]
-
-
-def uniform_times(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:
-    """Times to train at, uniform in [0, 1), on the generator's device."""
-    return torch.rand(shape, generator=generator, device=generator.device)
+__all__ = ["logit_normal_times", "shifted", "staggered_times", "times"]
 
 
 def logit_normal_times(

@@ -8,7 +8,7 @@ Motions are classified by the thresholds in `motion_of`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Complex64, Float, Float32, UInt8
 from kinema.worlds.sprite_drawing import COLOURS, DIRECTIONS, SHAPES, SIZES, draw
 from kinema.worlds.sprite_words import Asked, Sprite
 
-__all__ = ["Found", "Track", "Verdict", "bounce_frames", "motion_of", "score", "size_of", "tracks", "verify"]
+__all__ = ["Found", "Track", "Verdict", "bounce_frames", "motion_of", "size_of", "tracks", "verify"]
 
 # Areas and lengths are for frames whose shorter side is 64 pixels.
 SPECK = 0.4 * np.pi * SIZES["small"] ** 2  # least area of a sprite in the frame where it is largest
@@ -379,26 +379,6 @@ def _keeps_speed(values: Float[np.ndarray, " n"], t: np.ndarray, turns: Sequence
     return bool((np.abs(speeds[steady] - usual) <= 1.2 + 0.35 * usual).mean() >= 0.75)
 
 
-def bounce_frames(track: Track, height: int, width: int) -> tuple[int, ...]:
-    """The frames before which a track bounces off an edge of frames of height x width.
-
-    A bounce is a turn of 0.75 pixels or more (of a frame whose shorter side is 64) near an edge. It lies before the
-    frame of the turn if the step to that frame is shorter than the next one, and else after it.
-    """
-    seen = np.flatnonzero(track.visible)
-    unit = min(height, width) / 64
-    frames = set()
-    for axis in (0, 1):
-        values, gaps = track.centres[seen, axis] / unit, track.gaps[seen][:, axis::2] / unit
-        for turn in _turns(values, 0.75):
-            if _at_edge(values, gaps, turn):
-                before = abs(values[turn] - values[turn - 1]) < abs(
-                    values[min(turn + 1, len(values) - 1)] - values[turn]
-                )
-                frames.add(int(seen[turn if before else turn + 1]))
-    return tuple(sorted(frames))
-
-
 def verify(frames: UInt8[np.ndarray, "T H W 3"], asked: Asked) -> Verdict:
     """Compare a clip with what was requested; sprites are identified by their colour.
 
@@ -438,23 +418,21 @@ def _found(track: Track | None, sprite: Sprite, height: int, width: int) -> Foun
     )
 
 
-def score(clips: Iterable[UInt8[np.ndarray, "T H W 3"]], asked: Sequence[Asked]) -> dict[str, float]:
-    """How well clips match what was requested, in [0, 1]; `adherence` is the share of clips that match completely.
+def bounce_frames(track: Track, height: int, width: int) -> tuple[int, ...]:
+    """The frames before which a track bounces off an edge of frames of height x width.
 
-    `found`, `shape`, `size` and `motion` are shares of the requested sprites (`size`: of those with a requested size),
-    `extra` the share of clips with a sprite that was not requested. A wrong colour counts as a sprite not found.
+    A bounce is a turn of 0.75 pixels or more (of a frame whose shorter side is 64) near an edge. It lies before the
+    frame of the turn if the step to that frame is shorter than the next one, and else after it.
     """
-    verdicts = [verify(clip, one) for clip, one in zip(clips, asked, strict=True)]
-    each = [
-        (got, sprite)
-        for v, one in zip(verdicts, asked, strict=True)
-        for got, sprite in zip(v.sprites, one.sprites, strict=True)
-    ]
-    shares = {name: float(np.mean([getattr(got, name) for got, _ in each])) for name in ("found", "shape", "motion")}
-    sized = [got.size for got, sprite in each if sprite.size is not None]
-    return {
-        "adherence": float(np.mean([v.matches_prompt for v in verdicts])),
-        **shares,
-        "size": float(np.mean(sized)) if sized else 1.0,
-        "extra": float(np.mean([bool(v.extra) for v in verdicts])),
-    }
+    seen = np.flatnonzero(track.visible)
+    unit = min(height, width) / 64
+    frames = set()
+    for axis in (0, 1):
+        values, gaps = track.centres[seen, axis] / unit, track.gaps[seen][:, axis::2] / unit
+        for turn in _turns(values, 0.75):
+            if _at_edge(values, gaps, turn):
+                before = abs(values[turn] - values[turn - 1]) < abs(
+                    values[min(turn + 1, len(values) - 1)] - values[turn]
+                )
+                frames.add(int(seen[turn if before else turn + 1]))
+    return tuple(sorted(frames))
