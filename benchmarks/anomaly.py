@@ -200,8 +200,8 @@ def of_clips(model: Model, clips: list[Clip], normal: str) -> Units:
     by_patient: dict[tuple[str, str], tuple[list[np.ndarray], list[np.ndarray]]] = defaultdict(lambda: ([], []))
     for clip in clips:
         found = by_patient[clip.label, clip.patient]
-        found[0].append(scores_of(model, clip.path)[1:])
-        found[1].append(_difference(np.stack(list(frames_for(model, clip.path)))[None])[0, 1:])
+        found[0].append(scores_of(model, clip)[1:])
+        found[1].append(_difference(np.stack(list(frames_for(model, clip)))[None])[0, 1:])
     none = np.empty(0)
     labels = sorted({label for label, _ in by_patient} - {normal})
     units: Units = {label: ([], []) for label in ["any other", *labels]}

@@ -47,7 +47,7 @@ def main() -> None:
     models = {name: trained(each, arguments.out / name, source) for name, each in experiments.items()}
     frames, rows = source.spec.frames, {}
     for name, model in models.items():
-        real = rows.setdefault("real", first_frames(model, source.clips[0].path, frames))
+        real = rows.setdefault("real", first_frames(model, source.clips[0], frames))
         known = real[None, : model.family.context_frames] if model.family.context_frames else None
         rows[name] = model.generate(GenerateRequest((arguments.seed,), frames, known=known))[0]
     path = arguments.out / "sheet.png"

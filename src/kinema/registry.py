@@ -10,6 +10,7 @@ The groups are kinema.families, kinema.codecs, kinema.worlds and kinema.readers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
@@ -27,7 +28,14 @@ class Registry:
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group) if point.name not in self._builtin}
+        found = entry_points(group=self.group)
+        for point in found:
+            if point.name in self._builtin:
+                package = point.dist.name if point.dist else point.value
+                warnings.warn(
+                    f"{package} adds a {self.kind} {point.name!r}, which is kinema's own: ignored", stacklevel=2
+                )
+        return {point.name: point for point in found if point.name not in self._builtin}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,12 +59,18 @@ class Registry:
             package = point.dist.name if point.dist else point.value
             raise ValueError(f"{self.kind} {name!r} of {package} cannot be loaded: {error}") from error
 
+    def _loads_as(self, name: str, value: type) -> bool:
+        try:
+            return self[name] is value
+        except ValueError:  # a package that fails to load is not the one that is looked for
+            return False
+
     def name_of(self, value: type) -> str:
         """The name of a registered class; raises ValueError for another one."""
         place = f"{value.__module__}:{value.__qualname__}"
         places = self._builtin | {name: point.value for name, point in self._installed.items()}
         for name, other in places.items():
-            if other == place or (name in self._installed and self[name] is value):
+            if other == place or (name in self._installed and self._loads_as(name, value)):
                 return name
         raise ValueError(f"{place} is no registered {self.kind}: register it by an entry point in {self.group}")
 

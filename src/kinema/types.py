@@ -57,7 +57,7 @@ class Conditions:
     def to(self, device: torch.device) -> Conditions:
         """The same conditions with every tensor on `device`."""
         tensors = {n: v for n in self.present if isinstance(v := getattr(self, n), Tensor)}
-        return replace(self, **{n: v.to(device, non_blocking=True) for n, v in tensors.items()})
+        return replace(self, **{n: v.to(device, non_blocking=device.type != "cpu") for n, v in tensors.items()})
 
     def __getitem__(self, index: slice) -> Conditions:
         """The conditions of the clips in `index`."""

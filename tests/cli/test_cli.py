@@ -296,7 +296,7 @@ def test_a_run_is_not_overwritten(run_copy, refused):
 def test_a_run_goes_on_with_its_own_network_only(run_copy, refused):
     words = ["train", "mocogan", "--out", run_copy, "--resume", "--steps", 4, "--device", "cpu"]
     assert "family.ngf: 8, not 4" in refused(*words, "--family.ngf", 8)
-    assert "height is 16, but the clips have 32" in refused(*words, "--data.height", 32)
+    assert "clips' height: 32, not 16" in refused(*words, "--data.height", 32)
 
 
 def test_damaged_and_foreign_checkpoints(run_copy, tmp_path, refused):

@@ -32,7 +32,7 @@ def encoder(group: int = 4, single_first: bool = True) -> ConditionEncoder:
         "audio": AudioEncoder(FRAME_WIDTH, 8.0),
         "actions": ActionEncoder(2, FRAME_WIDTH),
     }
-    made = ConditionEncoder(16, group, single_first, encoders)
+    made = ConditionEncoder(16, group, (group - 1) * single_first, encoders)
     for parameter in made.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
@@ -46,10 +46,11 @@ def context_of(encoded: EncodedConditions) -> tuple[Tensor, Tensor]:
 
 def test_it_accepts_what_it_has_encoders_for() -> None:
     assert encoder().accepts == set(NAMES)
-    unconditional = ConditionEncoder(16, 1, False, {})
+    unconditional = ConditionEncoder(16, 1, 0, {})
     assert unconditional.accepts == frozenset()
     encoded = unconditional(Conditions(), 4, 3)
-    assert encoded.groups.shape == (3, 4, 16) and not encoded.groups.any() and encoded.context is None
+    assert encoded.slice(0, 4).groups.shape == (3, 4, 16)
+    assert not encoded.groups.any() and encoded.context is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -112,8 +112,8 @@ class Renamed(ShapeMotion):
     ("other", "source", "message"),
     [
         ({"family": {"ngf": 3}}, ShapeMotion(8, 16, 32), "family.ngf: 3, not 2"),
-        ({}, ShapeMotion(9, 16, 32), "family.frames: 9, not 8"),
-        ({}, ShapeMotion(8, 16, 64), "family.width: 64, not 32"),
+        ({}, ShapeMotion(9, 16, 32), "clips' frames: 9, not 8"),
+        ({}, ShapeMotion(8, 16, 64), "clips' width: 64, not 32"),
         ({}, Renamed(8, 16, 32), r"clips' classes: \('down', 'right'\), not \('up', 'left'\)"),
     ],
     ids=["setting", "frames", "width", "classes"],

@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> None:
     """Score the video, write the files, and print which frames are marked."""
     arguments = parse(Arguments, "kinema anomalies", words)
     model, video = load(arguments.model, detect_runtime(arguments.device)), Path(arguments.video)
-    scores = scores_of(model, video)
+    scores = scores_of(model, Clip(video))
     threshold, rule = _threshold(model, arguments, scores)
     fps = model.experiment.data.fps or find_reader(video).info(Clip(video)).fps
     above = scores > threshold  # False for frames without a score
@@ -79,18 +79,18 @@ def main(words: Sequence[str]) -> None:
         print(f"wrote {out / name}")
 
 
-def scores_of(model: Model, video: Path) -> Float[np.ndarray, " T"]:
+def scores_of(model: Model, clip: Clip) -> Float[np.ndarray, " T"]:
     """The score of every frame of a video, NaN for frames without one; raises ReadError if no frame has one."""
 
     def chunks() -> Iterator[Tensor]:
-        frames = frames_for(model, video)
+        frames = frames_for(model, clip)
         while chunk := list(islice(frames, CHUNK)):
             yield from_uint8(np.stack(chunk))[None]
 
     found = [chunk[0].cpu().numpy() for chunk in score(model.family, model.runtime, chunks())]
     scores = np.concatenate(found).astype(float)
     if np.isnan(scores).all():
-        raise ReadError(video, "it is one frame, and the score of a frame needs the frames before it")
+        raise ReadError(clip.path, "it is one frame, and the score of a frame needs the frames before it")
     return scores
 
 
@@ -100,7 +100,7 @@ def _threshold(model: Model, arguments: Arguments, scores: np.ndarray) -> tuple[
         return arguments.threshold, "as given"
     if arguments.normal is None:
         return float(np.nanpercentile(scores, PERCENTILE)), f"the {PERCENTILE}th percentile of the video's own scores"
-    normal = np.concatenate(read_each(arguments.normal, lambda path: scores_of(model, path)))
+    normal = np.concatenate(read_each(arguments.normal, lambda clip: scores_of(model, clip)))
     return float(np.nanpercentile(normal, PERCENTILE)), f"the {PERCENTILE}th percentile of {arguments.normal}"
 
 

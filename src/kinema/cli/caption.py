@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import first_frames, read_each
+from kinema.data.readers.base import Clip
 from kinema.data.writing import from_uint8
 from kinema.runtime.device import detect_runtime
 from kinema.sampling.model import caption, load
@@ -36,9 +36,10 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, "kinema caption", words)
     model = load(arguments.model, detect_runtime(arguments.device))
 
-    def print_caption(path: Path) -> None:
-        frames = from_uint8(first_frames(model, path, model.spec.frames)[None])
+    def print_caption(clip: Clip) -> None:
+        frames = from_uint8(first_frames(model, clip, model.spec.frames)[None])
         (text,) = caption(model.family, model.runtime, frames)
-        print(f"{path}: {''.join(c if c.isprintable() else ' ' for c in text)}", flush=True)
+        name = f"{clip.path}{' ' * bool(clip.member)}{clip.member}"
+        print(f"{name}: {''.join(c if c.isprintable() else ' ' for c in text)}", flush=True)
 
     read_each(arguments.video, print_caption)

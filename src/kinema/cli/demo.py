@@ -57,4 +57,4 @@ def main(words: Sequence[str]) -> None:
         write_image(out / "demo.png", contact_sheet(clips, labels=PROMPTS)),
     ):
         print(f"wrote {path}")
-    print(f'your own: kinema generate "{PROMPTS[0]}" -o {out}/mine.mp4')
+    print(f'your own (.venv/bin/kinema after make): kinema generate "{PROMPTS[0]}" -o {out}/mine.mp4')

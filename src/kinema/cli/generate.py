@@ -71,6 +71,16 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"no model called {arguments.model} came with this installation: name yours with --model")
     sampling = load_experiment(name)[0].family.sampling
     arguments, settings = parse_with_sampling(Arguments, sampling, "kinema generate", words)
+    if Path(arguments.out).suffix.lower() not in FORMATS:
+        raise ValueError(f"{arguments.out}: clips are written as {', '.join(FORMATS)}: end --out in one of them")
+    if arguments.count < 1:
+        raise ValueError("nothing to generate: --count is at least 1")
+    if arguments.image is not None and arguments.video is not None:
+        raise ValueError("--image and --video both give known frames: choose one")
+    if arguments.frames is not None and arguments.seconds is not None:
+        raise ValueError("--frames and --seconds both say how long: choose one")
+    if arguments.seconds is not None and not 0 < arguments.seconds < 1e5:
+        raise ValueError(f"--seconds {arguments.seconds:g}: it must be above 0 and no more than a day")
     model = load(arguments.model, detect_runtime(arguments.device)).with_sampling(**settings)
     keep_freed_memory()
     for path in generate(model, arguments):
@@ -80,16 +90,10 @@ def main(words: Sequence[str]) -> None:
 def generate(model: Model, arguments: Arguments) -> list[Path]:
     """Generate and write the requested clips; return their files."""
     out, fps = Path(arguments.out), model.spec.fps or NOMINAL_FPS
-    if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"{out}: clips are written as {', '.join(FORMATS)}: end --out in one of them")
-    if arguments.count < 1:
-        raise ValueError("nothing to generate: --count is at least 1")
     frames = _frames(model, arguments, fps)
     audio = _audio(model, arguments.audio, frames / fps)
     if arguments.prompt is not None:
         _require(model, "text", "a prompt")
-    if arguments.image is not None and arguments.video is not None:
-        raise ValueError("--image and --video both give known frames: choose one")
     clip = arguments.image or arguments.video
     known, mask = read_known(model, arguments.parts, "--image or --video", clip, frames, clips=1)
     request = GenerateRequest(
@@ -108,13 +112,9 @@ def generate(model: Model, arguments: Arguments) -> list[Path]:
 
 
 def _frames(model: Model, arguments: Arguments, fps: float) -> int:
-    if arguments.frames is not None and arguments.seconds is not None:
-        raise ValueError("--frames and --seconds both set the length: choose one")
-    if arguments.seconds is None:
-        return model.spec.frames if arguments.frames is None else arguments.frames
-    if not 0 < arguments.seconds < 1e5:
-        raise ValueError(f"--seconds {arguments.seconds:g}: it must be above 0 and below 100,000")
-    return max(1, round(arguments.seconds * fps))
+    if arguments.seconds is not None:
+        return max(1, round(arguments.seconds * fps))
+    return model.spec.frames if arguments.frames is None else arguments.frames
 
 
 def _audio(model: Model, path: str | None, seconds: float) -> Float32[np.ndarray, " samples"] | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import kinema
 from kinema import __version__
 
 __all__ = ["COMMANDS", "main"]
@@ -40,6 +44,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after an error that the user can fix (one line on stderr), or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
@@ -79,7 +85,7 @@ def _run(words: Sequence[str]) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """Print kinema's own warnings as one line each, and no others."""
-    if "kinema" in filename:
+    if Path(filename).is_relative_to(Path(kinema.__file__).parent):
         print(f"kinema: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 from kinema.data.clips import DataConfig, Source, open_source
 from kinema.data.decoded import crop_and_resize
 from kinema.data.folder import Skipped, scan
-from kinema.data.readers.base import ReadError, read_frames
+from kinema.data.readers.base import Clip, ReadError, find_reader
 from kinema.data.readers.strip import is_still, read_image
 from kinema.sampling.model import Model
 
@@ -48,19 +48,19 @@ def report(skipped: Sequence[Skipped]) -> None:
         console.print(f"... and {len(skipped) - NAMED} more: kinema data check lists them all", highlight=False)
 
 
-def read_each(path: str, read: Callable[[Path], T], most: int | None = None) -> list[T]:
+def read_each(path: str, read: Callable[[Clip], T], most: int | None = None) -> list[T]:
     """The results of `read` for a clip, or for the clips of a folder until there are `most`.
 
     A clip of a folder for which it raises ReadError is skipped and reported. Raises ValueError if no clip is left.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        return [read(root)]
+        return [read(clip) for clip in find_reader(root).clips(root)[:most]]
     folder, found = scan(root), []
     skipped = list(folder.skipped)
     for clip in folder.clips:
         try:
-            found.append(read(clip.path))
+            found.append(read(clip))
         except ReadError as error:
             skipped.append(Skipped(Path(os.path.relpath(clip.path, folder.root)).as_posix(), error.reason))
         if len(found) == most:
@@ -72,23 +72,23 @@ def read_each(path: str, read: Callable[[Path], T], most: int | None = None) -> 
     return found
 
 
-def frames_for(model: Model, path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Yield a video's frames at the frame rate and the size of the model's training clips."""
-    for frame in read_frames(path, fps=model.experiment.data.fps):
+def frames_for(model: Model, clip: Clip) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Yield a clip's frames at the frame rate and the size of the model's training clips."""
+    for frame in find_reader(clip.path).frames(clip, model.experiment.data.fps):
         yield crop_and_resize(frame, model.spec.height, model.spec.width)
 
 
-def first_frames(model: Model, path: Path, count: int) -> UInt8[np.ndarray, "count H W 3"]:
+def first_frames(model: Model, clip: Clip, count: int) -> UInt8[np.ndarray, "count H W 3"]:
     """The first `count` frames of a clip at the model's rate and size; an image is repeated.
 
     Raises ReadError if the clip has fewer frames or cannot be read.
     """
-    if is_still(path):
-        frame = crop_and_resize(read_image(path), model.spec.height, model.spec.width)
+    if is_still(clip.path):
+        frame = crop_and_resize(read_image(clip.path), model.spec.height, model.spec.width)
         return np.repeat(frame[None], count, 0)
-    frames = list(islice(frames_for(model, path), count))
+    frames = list(islice(frames_for(model, clip), count))
     if len(frames) < count:
-        raise ReadError(path, f"it has {len(frames)} of the {count} frames that are needed")
+        raise ReadError(clip.path, f"it has {len(frames)} of the {count} frames that are needed")
     return np.stack(frames)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -61,28 +61,27 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Generate the clips, write them, and print the files."""
-    model, arguments = _parse(words)
+    arguments, settings = _parse(words)
     if f".{arguments.format}" not in FORMATS:
         raise ValueError(f"--format {arguments.format}: clips are written as {', '.join(f[1:] for f in FORMATS)}")
     if arguments.count < 1 or (arguments.grid and min(arguments.grid) < 1):
         raise ValueError("nothing to generate: --count and --grid are at least 1")
     if arguments.fps is not None and arguments.fps <= 0:
         raise ValueError(f"--fps {arguments.fps:g}: it must be above 0")
+    model = load(arguments.model, detect_runtime(arguments.device)).with_sampling(**settings)
     keep_freed_memory()
     for path in _write(model, arguments):
         print(path)
 
 
-def _parse(words: Sequence[str]) -> tuple[Model, Arguments]:
-    """The model and the arguments; weights are read only if the arguments are valid."""
+def _parse(words: Sequence[str]) -> tuple[Arguments, dict[str, Any]]:
+    """The arguments and the sampling settings, by the model's configuration alone."""
     if not words or words[0].startswith("-"):
         if {"-h", "--help"} & {*words}:
             parse(Arguments, "kinema sample", words)
         raise ValueError("MODEL comes first: kinema sample MODEL --out OUT (kinema sample --help lists all)")
     sampling = load_experiment(words[0])[0].family.sampling
-    arguments, settings = parse_with_sampling(Arguments, sampling, f"kinema sample {words[0]}", words)
-    model = load(arguments.model, detect_runtime(arguments.device))
-    return model.with_sampling(**settings), arguments
+    return parse_with_sampling(Arguments, sampling, f"kinema sample {words[0]}", words)
 
 
 def _write(model: Model, arguments: Arguments) -> list[Path]:

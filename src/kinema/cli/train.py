@@ -94,7 +94,7 @@ def _parse(words: Sequence[str]) -> Arguments:
     family = SHIPPED.get(name or "", name or FAMILIES.names[0])
     out = flag_value(words, "--out", "")
     if "--resume" in words and out and not help_asked:
-        experiment, _ = load_experiment(out)
+        experiment, _ = load_experiment(Path(out))
         if (own := FAMILIES.name_of(type(experiment.family))) != family:
             raise ValueError(f"{out} is a run of {own}, not of {family}: kinema train {own} --out {out} --resume")
     else:
@@ -108,6 +108,9 @@ def _parse(words: Sequence[str]) -> Arguments:
     description = f"{inspect.getdoc(Arguments)}\n\n{summary}"
     # or tyro makes a subcommand of a codec's configuration
     arguments = parse(complete, "kinema train", words, description=description, config=(tyro.conf.AvoidSubcommands,))
+    given = [k for k in ("steps", "minutes") if getattr(arguments, k) is not None]
+    if arguments.resume and len(given) == 1:  # the other one was the budget of the run so far
+        arguments = replace(arguments, train=replace(arguments.train, steps=None, minutes=None))
     budget = {k: getattr(arguments, k) for k in ("steps", "minutes") if getattr(arguments, k) is not None}
     data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
     return replace(arguments, train=replace(arguments.train, **budget), data=data)

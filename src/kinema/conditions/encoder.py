@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from kinema.nn.transformer import Context
 from kinema.types import Conditions
 
-__all__ = ["FRAME_WIDTH", "ConditionEncoder", "EncodedConditions", "Encoding"]
+__all__ = ["FRAME_WIDTH", "ConditionEncoder", "EncodedConditions", "Encoding", "RawConditions"]
 
 FRAME_WIDTH = 64  # dimensions of what conditions a single frame
 
@@ -62,17 +63,26 @@ class EncodedConditions:
         return replace(self, groups=torch.cat([groups, self.groups[:, -1:].expand(-1, missing, -1)], 1))
 
 
+class RawConditions(NamedTuple):
+    """Conditions that a network still has to encode: in training its forward does, so that hooks see the encoders."""
+
+    conditions: Conditions
+    frames: int
+    dropped: Mapping[str, Bool[Tensor, " B"]]  # in which clips a condition is left out
+    first: int = 0  # group at which the clips begin
+
+
 class ConditionEncoder(nn.Module):
     """The encoders of all conditions that a model accepts, by their names in `Conditions`.
 
     An encoder is called with the condition or None, the number of frames, and a mask [B] of the clips in which it is
     present; it gives an `Encoding`. One that gives vectors a frame has their size as `frame_width`. A group is `group`
-    frames; if `single_first`, the first frame is a group alone.
+    frames, and the first one has `lead` fewer.
     """
 
-    def __init__(self, width: int, group: int, single_first: bool, encoders: Mapping[str, nn.Module]) -> None:
+    def __init__(self, width: int, group: int, lead: int, encoders: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.group, self.single_first, self.accepts = group, single_first, frozenset(encoders)
+        self.group, self.lead, self.accepts = group, lead, frozenset(encoders)
         self.encoders = nn.ModuleDict(encoders)
         self.register_buffer("zero", torch.zeros(width), persistent=False)
         of_frames = sum(getattr(encoder, "frame_width", 0) for encoder in encoders.values())
@@ -80,6 +90,7 @@ class ConditionEncoder(nn.Module):
 
     zero: Tensor
 
+    @torch.compiler.disable  # texts are strings, and another text would be another graph
     def forward(
         self,
         conditions: Conditions,
@@ -89,7 +100,10 @@ class ConditionEncoder(nn.Module):
     ) -> EncodedConditions:
         """The conditions of `clips` clips of `frames` frames; `dropped` says in which clips a condition is left out."""
         everywhere = torch.ones(clips, dtype=torch.bool, device=self.zero.device)
-        lead = self.single_first * (self.group - 1)  # places before the first frame, in its group
+        lead = self.lead
+        given = [name for name in self.encoders if getattr(conditions, name) is not None]
+        if not any(getattr(self.encoders[name], "frame_width", 0) for name in given):
+            frames = min(frames, 2 * self.group - lead)  # all groups after the first are the same: see `slice`
         groups = self.zero.expand(clips, -(-(frames + lead) // self.group), -1)
         context, of_frames = None, []
         for name, encoder in self.encoders.items():

@@ -72,13 +72,12 @@ class _FrozenEncoder:
     def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor | None]:
         """The hidden states [S, hidden] of each text, on the CPU; None for an empty one."""
         wanted = {text for text in texts if text.strip()}
-        if new := sorted(wanted - self._cache.keys()):
+        for text in sorted(wanted - self._cache.keys()):  # one by one: padding to others would round it otherwise
             self.model.to(device)
-            words = self.tokenizer(new, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+            words = self.tokenizer([text], truncation=True, max_length=self.length, return_tensors="pt")
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                states = self.model(**words.to(device)).last_hidden_state.float().cpu()
-            for text, row, mask in zip(new, states, words["attention_mask"].bool().cpu(), strict=True):
-                self._cache[text] = row[mask]
+                (states,) = self.model(**words.to(device)).last_hidden_state.float().cpu()
+            self._cache[text] = states[words["attention_mask"][0].bool().cpu()]
         for text in wanted:
             self._cache.move_to_end(text)
         rows = [self._cache[text] if text.strip() else None for text in texts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 from filelock import FileLock
 
-__all__ = ["atomic_write", "cache_folder", "code_digest", "digest", "entry_lock", "write_header"]
+__all__ = ["atomic_write", "cache_folder", "class_digest", "code_digest", "digest", "entry_lock", "write_header"]
 
 
 def cache_folder(chosen: str | None, name: str) -> Path:
@@ -87,6 +88,12 @@ def code_digest(*modules: str) -> str:
     the code that makes it changes. Sources are read once per process. Raises ValueError for a module that is not there.
     """
     return _code_digest(PACKAGE, modules)
+
+
+@cache
+def class_digest(kind: type) -> str:
+    """A hash of the source file of a class, which may be another package's, and of its name."""
+    return digest(kind.__qualname__, Path(inspect.getfile(kind)).read_bytes())
 
 
 @cache

@@ -150,7 +150,7 @@ class FolderClips:
                 f"{self._root}: its clips have actions of {sorted(columns)} numbers a frame: give all the same"
             )
         if config.flip and columns != {0}:
-            raise ValueError("flip mirrors clips but not their actions: leave it out")
+            raise ValueError("flip mirrors clips but not their actions: leave --data.flip out")
         if config.audio and fps is None:
             raise ValueError(
                 f"{self._root}: its clips differ in frames a second: give --data.fps, or evaluate's --fps, for sound"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.cache import atomic_write, cache_folder, code_digest, digest, entry_lock, write_header
+from kinema.data.cache import atomic_write, cache_folder, class_digest, code_digest, digest, entry_lock, write_header
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
 
@@ -43,7 +41,7 @@ class ClipEntry:
         """What decides the decoded clip and its conditions, beside the settings of the cache."""
         clip, actions = self.clip, None if self.actions is None else self.actions.tobytes()
         return (
-            _reader_code(type(self.reader)),
+            class_digest(type(self.reader)),
             self.content,
             clip.member,
             clip.start,
@@ -95,7 +93,7 @@ class ClipCache:
         """What is known of a clip without decoding it, or the reason why it cannot be used."""
         try:
             stat, reader = clip.path.stat(), find_reader(clip.path)
-            code = code_digest("data.decoded", "data.readers"), _reader_code(type(reader))
+            code = code_digest("data.decoded", "data.readers"), class_digest(type(reader))
             stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop
             path = self.folder / f"{digest(code, stretch, stat.st_size, stat.st_mtime_ns, self.size, self.fps)}.npy"
             known = _read_metadata(path)
@@ -155,12 +153,6 @@ class ClipCache:
             write_header(file, "|u1", (count, height, width, 3))
             with atomic_write(entry.path.with_suffix(".json")) as metadata:
                 metadata.write(json.dumps({"fps": entry.fps, "content": entry.content}).encode())
-
-
-@cache
-def _reader_code(reader: type[Reader]) -> str:
-    """A digest of the module of a reader, which may be another package's."""
-    return digest(reader.__qualname__, Path(inspect.getfile(reader)).read_bytes())
 
 
 def _audio_path(path: Path) -> Path:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from kinema.data.cache import code_digest, digest
+from kinema.data.cache import class_digest, code_digest, digest
 from kinema.data.clips import FolderClips, Source
 from kinema.data.writing import to_uint8
 from kinema.metrics.features import sha256
@@ -22,6 +22,7 @@ from kinema.sampling.model import Model, stream
 from kinema.types import Batch, Conditions, Seeds, hash_seed
 from kinema.worlds import Verifying
 from kinema.zoo import find_model_file
+from kinema.zoo.files import codec_file
 
 __all__ = ["BATCH", "ClipBatch", "ClipSet", "FolderClipSet", "GeneratedClipSet", "WorldClipSet"]
 
@@ -50,10 +51,18 @@ class ClipSet(ABC):
     code: ClassVar[tuple[str, ...]]  # modules of kinema that make the clips
     classes: tuple[str, ...] = ()
 
-    def __init__(self, name: str, fps: float | None, content: Sequence[object], other: ClipSet | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        fps: float | None,
+        content: Sequence[object],
+        other: ClipSet | None = None,
+        classes: Sequence[type] = (),
+    ) -> None:
         self.name, self.fps = name, fps
         self.content = digest(self.kind, *content, other and other.content)
-        self.key = digest(self.content, code_digest("evaluation.clip_sets", *self.code), other and other.key)
+        code = code_digest("evaluation.clip_sets", *self.code), *map(class_digest, classes)  # another package's too
+        self.key = digest(self.content, *code, other and other.key)
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -137,7 +146,7 @@ class WorldClipSet(ClipSet):
     code = ("types", "worlds")
 
     def __init__(self, name: str, source: Source, seed: int) -> None:
-        super().__init__(name, source.spec.fps, (source.key, seed))
+        super().__init__(name, source.spec.fps, (source.key, seed), classes=(type(source),))
         self.source, self.classes = source, source.spec.classes
         self._seed = hash_seed("evaluate", seed)
 
@@ -182,8 +191,9 @@ class GeneratedClipSet(ClipSet):
             raise ValueError(f"{name} continues given frames: name a folder that has them with --against")
         conditioned = family.context_frames or family.accepts - {"known", "mask"}
         settings = (frames, seed, family.sampling, str(runtime.precision), str(runtime.device))
-        content = (sha256(find_model_file(name)), *settings)
-        super().__init__(name, model.spec.fps, content, reference if conditioned else None)
+        content = (_model_digest(name), *settings)
+        classes = (type(family), type(family.codec)) if family.codec is not None else (type(family),)
+        super().__init__(name, model.spec.fps, content, reference if conditioned else None, classes)
         self.model, self.frames, self.seed, self.reference = model, frames, seed, reference
         self._labels = _label_numbers(name, model, reference)
 
@@ -239,3 +249,10 @@ def _clip_batch(batch: Batch, classes: tuple[str, ...]) -> ClipBatch:
 
 def _bytes(frames: Tensor) -> UInt8[np.ndarray, "N T H W 3"]:
     return frames.movedim(2, -1).contiguous().numpy() if frames.dtype == torch.uint8 else to_uint8(frames)
+
+
+def _model_digest(name: str) -> str:
+    """A hash of a model's file, and of its codec's where that is another."""
+    file = find_model_file(name)
+    codec = codec_file(file)
+    return sha256(file) + (sha256(codec) if codec else "")

@@ -43,7 +43,7 @@ class AdversarialConfig(FamilyConfig):
 
     def __post_init__(self) -> None:
         if self.ndf < 1 or min(self.penalty, self.penalty_decay_steps) < 0:
-            raise ValueError("ndf must be at least 1, penalty and penalty_falls must not be negative")
+            raise ValueError("ndf must be at least 1, penalty and penalty_decay_steps must not be negative")
 
     def critic_sizes(self) -> list[int]:
         """T, H and W of the clips; raises ValueError unless both sides are multiples of 16."""

@@ -26,7 +26,7 @@ class Block(nn.Module):
     If `conditioned`, the condition shifts, scales and gates the attention and the MLP by six vectors that all blocks of
     a `Transformer` share, plus a learned offset of each block (adaLN-single: PixArt-alpha, arXiv 2310.00426, section
     2.3). They start at zero, so that a block starts as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2).
-    If `crossed`, tokens attend to a context, such as the words of a text.
+    If `cross_attention`, tokens attend to a context, such as the words of a text.
     """
 
     def __init__(

@@ -119,10 +119,14 @@ class Model:
         seeds, frames, conditions = validate(request, model.family, model.spec)
         for line in warnings_for(request, model.family):
             warnings.warn(line, stacklevel=2)
-        batches = range(0, len(seeds), batch)
+        if batch < 1:
+            raise ValueError(f"batch is {batch}: it must be at least 1")
+        batches, steps = range(0, len(seeds), batch), None
         for number, first in enumerate(batches):
 
             def report(done: int, total: int, number: int = number) -> None:
+                nonlocal steps
+                steps = total
                 progress(number * total + done, len(batches) * total)
 
             batch_seeds = seeds[first : first + batch]
@@ -131,6 +135,8 @@ class Model:
             for chunk in stream(model.family, model.runtime, batch_seeds, frames, batch_conditions, report):
                 yield Chunk(first, first_frame, to_uint8(chunk))
                 first_frame += chunk.shape[1]
+            if steps is None:  # a family that makes its frames at once
+                progress(number + 1, len(batches))
 
     def generate(
         self, request: GenerateRequest, progress: Progress = no_progress, batch: int = BATCH

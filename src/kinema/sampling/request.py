@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 
 from kinema.conditions.text import split_words
+from kinema.config import from_dict, to_dict
 from kinema.data.writing import from_uint8
 from kinema.family import Family
 from kinema.types import ClipSpec, Conditions, Seeds
@@ -56,12 +57,9 @@ def validate(request: GenerateRequest, family: Family, spec: ClipSpec) -> tuple[
     Raises ValueError, with the fix, for anything that the model does not support.
     """
     frames = spec.frames if request.frames is None else request.frames
-    if not request.seeds:
+    if len(request.seeds if isinstance(request.seeds, tuple | list) else [0]) == 0:
         raise ValueError("there are no seeds, so there is nothing to generate: give one for each clip")
-    for name in ("text", "labels", "audio", "actions", "known"):
-        value = getattr(request, name)
-        if value is not None and len(value) == 0:
-            raise ValueError(f"{name} is empty: give one for each clip, or leave it out")
+    _check_values(request, frames)
     if request.mask is not None and request.known is None:
         raise ValueError("a mask needs known frames: give known too")
     for text in request.text or ():
@@ -74,11 +72,11 @@ def validate(request: GenerateRequest, family: Family, spec: ClipSpec) -> tuple[
         actions=None if request.actions is None else torch.from_numpy(request.actions),
     )
     if request.known is not None:
-        conditions = conditions.with_first_frames(from_uint8(request.known))
+        conditions = conditions.with_first_frames(from_uint8(np.ascontiguousarray(request.known)))
         if request.mask is not None:
             mask = torch.from_numpy(request.mask)[None, :, None]  # [1, t, 1, H, W]
             conditions = replace(conditions, mask=mask.expand(len(request.known), -1, -1, -1, -1))
-    seeds = Seeds(request.seeds, request.streams)
+    seeds = Seeds(tuple(request.seeds), request.streams)
     check_generation(family, seeds, frames, conditions)
     return seeds, frames, conditions
 
@@ -111,11 +109,49 @@ def warnings_for(request: GenerateRequest, family: Family) -> list[str]:
 
 
 def with_sampling(sampling: Any, family: str, **settings: Any) -> Any:
-    """A copy of sampling settings with some changed; raises ValueError for unknown settings and invalid values."""
+    """A family's sampling settings with others; raises ValueError for one that does not exist or cannot be."""
     names = [] if sampling is None else [f.name for f in fields(sampling)]
     if foreign := sorted(set(settings) - set(names)):
         raise ValueError(f"{family} has no sampling settings {', '.join(foreign)}; it has {', '.join(names) or 'none'}")
-    return sampling if sampling is None else replace(sampling, **settings)
+    if sampling is None or not settings:
+        return sampling
+    return from_dict(type(sampling), to_dict(sampling) | settings, f"{family} sampling")
+
+
+def _check_values(request: GenerateRequest, frames: Any) -> None:
+    """Raise ValueError for values of another kind, shape or number than a request has."""
+    for seed in request.seeds if isinstance(request.seeds, tuple | list) else [request.seeds]:
+        if type(seed) is not int:
+            raise ValueError(f"seeds are a tuple of integers, one for each clip, not {seed!r}")
+    if type(frames) is not int:
+        raise ValueError(f"frames is a number of frames, not {frames!r}")
+    for name in ("text", "labels"):
+        if isinstance(value := getattr(request, name), str | int):
+            raise ValueError(f"{name} is a list with one for each clip, not {value!r}")
+    arrays = {"audio": (2, "f"), "actions": (3, "f"), "known": (5, "u"), "mask": (3, "b")}
+    for name, (axes, kind) in arrays.items():
+        value = getattr(request, name)
+        if value is None:
+            continue
+        if not isinstance(value, np.ndarray) or value.ndim != axes or value.dtype.kind != kind:
+            found = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+            what = {"f": "float", "u": "uint8", "b": "bool"}[kind]
+            raise ValueError(f"{name} is a NumPy array of {what} with {axes} axes, not {found}")
+        if kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{name} has values that are not finite")
+    if request.known is not None:
+        if request.known.dtype != np.uint8 or request.known.shape[-1] != 3:
+            raise ValueError(
+                f"known is uint8 RGB [K, t, H, W, 3], not {request.known.dtype} {list(request.known.shape)}"
+            )
+        if not 1 <= request.known.shape[1] <= frames:
+            raise ValueError(f"{request.known.shape[1]} known frames for a clip of {frames}: give 1 to {frames}")
+    for name in ("text", "labels", "audio", "actions", "known"):
+        value = getattr(request, name)
+        if value is not None and not 1 <= len(value) <= len(request.seeds):
+            fix = "is empty: give one for each clip, or leave it out"
+            many = f"has {len(value)} for {len(request.seeds)} seeds: give one for each clip, or fewer"
+            raise ValueError(f"{name} {many if len(value) else fix}")
 
 
 def _check_text(text: str, family: Family, spec: ClipSpec) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from kinema.zoo.files import (
     CODEC,
+    CONFIG,
     FORMAT,
     GENERATOR,
     damaged_message,
@@ -36,7 +37,7 @@ from kinema.zoo.files import (
 
 __all__ = ["Checkpoint", "load", "save_step"]
 
-CONFIG, TRAINING, OPTIMIZERS, PROGRESS = "config.json", "training.safetensors", "optimizers.pt", "progress.json"
+TRAINING, OPTIMIZERS, PROGRESS = "training.safetensors", "optimizers.pt", "progress.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def save_step(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
 
 def load(path: str | Path) -> Checkpoint:
     """The checkpoint in `path`, or the newest of a run; raises ValueError, naming the file, if one is damaged."""
-    file = find_model_file(path)
+    file = find_model_file(Path(path))
     folder, model = file.parent, read_model(file)
     training = read_tensors(folder / TRAINING)[1]
     try:

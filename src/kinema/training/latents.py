@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Float16
 
-from kinema.data.cache import atomic_write, cache_folder, code_digest, digest, write_header
+from kinema.data.cache import (
+    atomic_write,
+    cache_folder,
+    class_digest,
+    code_digest,
+    digest,
+    write_header,
+)
 from kinema.data.clips import Source, shuffled
 from kinema.family import Codec, encode_exactly
 from kinema.runtime.device import Runtime
@@ -21,7 +28,16 @@ from kinema.types import Batch, Conditions, Progress, hash_seed, no_progress
 
 __all__ = ["LatentSource"]
 
-CODE = ("nn", "codecs", "data", "worlds", "family", "training.latents")  # that decides what latents are
+CODE = (
+    "types",
+    "runtime",
+    "nn",
+    "codecs",
+    "data",
+    "worlds",
+    "family",
+    "training.latents",
+)  # that decides what latents are
 SEED = hash_seed("latents")  # of the windows: not the run's, so that runs of all seeds share them
 BLOCK = 16  # windows that are encoded together
 
@@ -58,10 +74,10 @@ class LatentSource:
         while runtime.any(False):  # the others wait for every block's report: a long silence would end the run
             pass
         cached = _find(path)
-        if cached is None:  # on another machine, which has a disk of its own
-            _encode(path, source, codec, runtime, count, no_progress)
-            cached = _find(path)
-        assert cached is not None, path
+        if cached is None:
+            raise ValueError(
+                f"{path.parent}: rank 0 wrote the latents, but this rank cannot see them: share --data.cache"
+            )
         self._cached = cached
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
@@ -88,8 +104,8 @@ class _Cached(NamedTuple):
 
 
 def _codec_digest(codec: Codec) -> str:
-    """A digest of what decides a codec's latents: its configuration and its weights."""
-    hashed = hashlib.blake2b(repr(codec.config).encode(), digest_size=16)
+    """A digest of what decides a codec's latents: its code, its configuration and its weights."""
+    hashed = hashlib.blake2b(f"{class_digest(type(codec))} {codec.config!r}".encode(), digest_size=16)
     for name, tensor in codec.inference_state().items():
         hashed.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return hashed.hexdigest()

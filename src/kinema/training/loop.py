@@ -23,13 +23,14 @@ from kinema.training import checkpoint
 from kinema.training.ema import MovingAverage
 from kinema.training.latents import LatentSource
 from kinema.training.optimizers import make_optimizers
-from kinema.types import Batch, Progress, no_progress
-from kinema.zoo import load_codec, load_model
-from kinema.zoo.files import CODEC, find_model_file, list_checkpoints
+from kinema.types import Batch, ClipSpec, Progress, no_progress
+from kinema.zoo import is_model, load_codec, load_model
+from kinema.zoo.files import CODEC, list_checkpoints
 
 __all__ = ["Trainer", "train", "validate"]
 
-FREE_SETTINGS = {"family.sampling", "family.codec"}  # may change when a run is resumed
+FREE_SETTINGS = {"family.sampling"}  # may change when a run is resumed
+FIXED_TRAINING = ("init_from", "optimizer")  # may not
 
 
 class Trainer:
@@ -87,7 +88,10 @@ class Trainer:
             try:
                 codec.load_inference_state(load_codec(origin)[1])
             except RuntimeError as error:
-                raise ValueError(f"{origin}: the codec there is another one now: begin a new run") from error
+                raise ValueError(
+                    f"{origin}: its weights are not those of the codec's configuration here: "
+                    "name the codec with --family.codec"
+                ) from error
         if (origin := self.config.init_from) is not None:
             try:
                 self.family.generator.load_state_dict(load_model(origin).generator)
@@ -223,15 +227,7 @@ class Trainer:
 
     def restore(self, state: checkpoint.Checkpoint) -> None:
         """Load `state`, but keep the optimizers' current settings; raises ValueError if it does not fit."""
-        saved, spec = Experiment.from_dict(state.config, "the checkpoint")
-        changed = [line for line in self.experiment.differences(saved) if line.split(":")[0] not in FREE_SETTINGS]
-        own = asdict(self.spec)
-        changed += [f"clips' {n}: {own[n]}, not {v}" for n, v in asdict(spec).items() if own[n] != v]
-        if changed:
-            raise ValueError(
-                f"the run was started with other settings or clips ({'; '.join(changed[:3])[:400]}): resume it without "
-                "flags of --family and on clips of the same kind, or start another with another --out"
-            )
+        check_resumable(self.experiment, self.spec, state)
         try:
             if self.family.codec is not None and state.codec is not None:
                 self.family.codec.load_inference_state(state.codec)
@@ -252,6 +248,31 @@ class Trainer:
                 "version of kinema; resume from the step before it, or start anew with another --out"
             ) from error
         self.step, self.seconds, self.saved = state.step, state.seconds, state.step
+
+
+def check_resumable(experiment: Experiment, spec: ClipSpec, state: checkpoint.Checkpoint) -> None:
+    """Raise ValueError if a run cannot go on from `state`: with other clips, another family or other settings of it.
+
+    Settings are compared once the experiment's family is fitted to the clips.
+    """
+    saved, saved_spec = Experiment.from_dict(state.config, "the checkpoint")
+    own, theirs = asdict(spec), asdict(saved_spec)
+    changed = [f"clips' {name}: {own[name]}, not {value}" for name, value in theirs.items() if own[name] != value]
+    if type(experiment.family) is not type(saved.family) or experiment.family.frames is not None:
+        lines = experiment.differences(saved)
+        changed += [line for line in lines if line.split(":")[0] not in FREE_SETTINGS | {"family.codec"}]
+    values = {name: (getattr(experiment.train, name), getattr(saved.train, name)) for name in FIXED_TRAINING}
+    changed += [f"train.{name}: {ours}, not {theirs}" for name, (ours, theirs) in values.items() if ours != theirs]
+    source = experiment.family.codec_source
+    if source != saved.family.codec_source and source is not None and is_model(source):
+        weights, codec = load_codec(source)[1], state.codec or {}
+        if weights.keys() != codec.keys() or any(not torch.equal(weights[name], codec[name]) for name in codec):
+            changed.append(f"family.codec: {source}, not {saved.family.codec_source}")
+    if changed:
+        raise ValueError(
+            f"the run was started with other settings or clips ({'; '.join(changed[:3])[:400]}): resume it without "
+            "flags of --family and on clips of the same kind, or start another with another --out"
+        )
 
 
 def validate(config: TrainConfig, out: Path, resume: bool) -> None:
@@ -286,9 +307,13 @@ def train(
     out, config = Path(out), experiment.train
     validate(config, out, resume)
     runtime = runtime or detect_runtime(precision=config.precision)
-    trainer = Trainer(experiment, source or open_source(experiment.data), runtime)
-    if resume:
-        trainer.restore(checkpoint.load(out))
+    source = source or open_source(experiment.data)
+    state = checkpoint.load(out) if resume else None
+    if state is not None:
+        check_resumable(experiment, source.spec, state)
+    trainer = Trainer(experiment, source, runtime)
+    if state is not None:
+        trainer.restore(state)
     else:
         trainer.begin()
         if runtime.rank == 0:
@@ -320,7 +345,7 @@ def train(
             if runtime.any(time.monotonic() - last_save >= 60 * config.save_every_minutes):
                 save()
         save()
-    return find_model_file(out).parent
+    return out / f"step-{trainer.step:08d}"
 
 
 @dataclass

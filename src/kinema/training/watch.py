@@ -91,8 +91,10 @@ class Watcher:
         """Add a sample sheet to TensorBoard; a failure is reported and does not stop training."""
         try:
             self.board.add_image("samples", _sheet(trainer), trainer.step, dataformats="HWC")
-        except ValueError as error:
-            self._print(f"no sample sheet at step {trainer.step}: {error}")
+        except Exception as error:  # of any kind: a GPU without memory, a full disk
+            self._print(
+                f"no sample sheet at step {trainer.step}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            )
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, highlight=False, markup=False)

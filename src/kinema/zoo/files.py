@@ -20,9 +20,11 @@ from torch import Tensor
 
 __all__ = [
     "CODEC",
+    "CONFIG",
     "FORMAT",
     "GENERATOR",
     "ModelFile",
+    "codec_file",
     "damaged_message",
     "encode_model",
     "export",
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 FORMAT = 2  # version of model files and checkpoints
-GENERATOR, CODEC = "generator.safetensors", "codec.safetensors"
+GENERATOR, CODEC, CONFIG = "generator.safetensors", "codec.safetensors", "config.json"
 PREFIX = "codec."
 FOLDER = Path(__file__).parent
 
@@ -60,10 +62,7 @@ def shipped() -> dict[str, Path]:
 
 def is_model(name: str | Path) -> bool:
     """Whether `name` is a shipped model, a run's folder, a checkpoint's folder or a .safetensors file."""
-    path = Path(name)
-    if str(name) in shipped() or (path.suffix == ".safetensors" and path.is_file()):
-        return True
-    return path.is_dir() and ((path / GENERATOR).is_file() or bool(list_checkpoints(path)))
+    return _resolve(name) is not None
 
 
 def find_model_file(name: str | Path) -> Path:
@@ -72,18 +71,26 @@ def find_model_file(name: str | Path) -> Path:
     `name` is a shipped model, a run's folder (its newest step), a checkpoint's folder or a file. Raises ValueError if
     it is none of these.
     """
-    path = shipped().get(str(name), Path(name).expanduser())
-    if path.is_file():
-        return path
-    if (path / GENERATOR).is_file():
-        return path / GENERATOR
-    if path.is_dir() and (steps := list_checkpoints(path)):
-        return steps[-1] / GENERATOR
+    if (file := _resolve(name)) is not None:
+        return file
     names = f"; the models that ship are {', '.join(shipped())}" if shipped() else ""
     raise ValueError(
         f"{name}: no model there: name a run's folder with step-N folders in it, a checkpoint or a .safetensors file, "
         f"or train one with kinema train{names}"
     )
+
+
+def _resolve(name: str | Path) -> Path | None:
+    """The model file that `name` stands for; the name of a shipped model is a string, a Path is always a place."""
+    if isinstance(name, str) and name in shipped():
+        return shipped()[name]
+    path = Path(name).expanduser()
+    if path.suffix == ".safetensors" and path.is_file():
+        return path
+    if (path / GENERATOR).is_file():
+        return path / GENERATOR
+    steps = list_checkpoints(path) if path.is_dir() else []
+    return steps[-1] / GENERATOR if steps else None
 
 
 def load_config(name: str | Path) -> dict[str, Any]:
@@ -109,8 +116,7 @@ def read_model(file: Path) -> ModelFile:
     generator = {n: tensor for n, tensor in tensors.items() if not n.startswith(PREFIX)}
     codec = {n.removeprefix(PREFIX): tensor for n, tensor in tensors.items() if n.startswith(PREFIX)}
     if config.get("family", {}).get("codec_config") and not codec:
-        places = [folder / CODEC for folder in (file.parent, file.parent.parent)]
-        place = next((path for path in places if path.is_file()), None)
+        place = codec_file(file)
         if place is None:
             raise ValueError(
                 f"{file}: its codec is missing: keep {CODEC} in the run's folder, above step-N, or use a file that "
@@ -118,6 +124,12 @@ def read_model(file: Path) -> ModelFile:
             )
         codec = read_tensors(place)[1]
     return ModelFile(config, generator, codec or None)
+
+
+def codec_file(file: Path) -> Path | None:
+    """The codec's file of a run, beside or above the folder of a model's `file`; None where there is none."""
+    places = [folder / CODEC for folder in (file.parent, file.parent.parent)]
+    return next((path for path in places if path.is_file()), None)
 
 
 def load_codec(name: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -172,8 +184,10 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, the oldest first."""
-    return sorted(p for p in run.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and p.is_dir())
+    """The checkpoint folders of a run, the oldest first: those named step-N with a checkpoint's file in them."""
+    found = [p for p in run.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and p.is_dir()]
+    found = [p for p in found if (p / GENERATOR).is_file() or (p / CONFIG).is_file()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -197,11 +211,14 @@ def damaged_message(file: Path, error: Exception) -> str:
 def _decode_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         config = json.loads(metadata["kinema"])
-        version = config.pop("format", 1)
-    except (KeyError, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{file}: not a kinema model (its metadata holds no kinema configuration)") from error
-    if version != FORMAT:
-        newer = isinstance(version, int) and version > FORMAT
-        fix = "update kinema" if newer else "train it anew, or use the older kinema"
-        raise ValueError(f"{file}: it has format {version}, and this kinema reads format {FORMAT}: {fix}")
+    except (KeyError, json.JSONDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: not a kinema model (its metadata holds no kinema configuration)")
+    found = config.pop("format", 1)
+    if type(found) is not int or found != FORMAT:
+        fix = "update kinema" if type(found) is int and found > FORMAT else "train it anew, or use the older kinema"
+        raise ValueError(f"{file}: it has format {found!r}, and this kinema reads format {FORMAT}: {fix}")
+    if not isinstance(config.get("family"), dict) or not isinstance(config["family"].get("name"), str):
+        raise ValueError(f"{file}: not a kinema configuration (family with a name, data, train and spec)")
     return config

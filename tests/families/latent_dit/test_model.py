@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kinema.codecs.video_vae import VideoVAEConfig
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.conditions.encoder import EncodedConditions
+from kinema.conditions.encoder import EncodedConditions, RawConditions
 from kinema.conditions.labels import LabelEncoder
 from kinema.diffusion import tasks
 from kinema.diffusion.paths import Parameterisation, Path, coefficients, expand_like, target
@@ -88,7 +88,10 @@ class Call:
 
 def labels(family: LatentDiT, call: Call) -> Tensor:
     """The labels that the network was called with, where there is no other condition."""
-    return nearest_label(family.generator, call.encoded)
+    encoded = call.encoded
+    if isinstance(encoded, RawConditions):  # in training
+        encoded = family.generator.conditions(encoded.conditions, encoded.frames, len(call.x), encoded.dropped)
+    return nearest_label(family.generator, encoded)
 
 
 def nearest_label(network: Network, encoded: EncodedConditions) -> Tensor:

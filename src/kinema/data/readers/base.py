@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -104,7 +105,13 @@ class Reader(ABC):
 
 def registered_readers() -> list[Reader]:
     """A reader of each registered kind."""
-    return [READERS[name]() for name in READERS.names]
+    readers = []
+    for name in READERS.names:
+        try:
+            readers.append(READERS[name]())
+        except ValueError as error:  # another package's: the others still read
+            warnings.warn(str(error), stacklevel=2)
+    return readers
 
 
 def find_reader(path: Path) -> Reader:

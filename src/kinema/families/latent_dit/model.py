@@ -17,6 +17,7 @@ so that one network generates clips, extends them in both directions, interpolat
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from kinema.conditions.actions import ActionEncoder
 from kinema.conditions.audio import AudioEncoder
-from kinema.conditions.encoder import FRAME_WIDTH, ConditionEncoder, EncodedConditions
+from kinema.conditions.encoder import FRAME_WIDTH, ConditionEncoder, EncodedConditions, RawConditions
 from kinema.conditions.known import known_pixels
 from kinema.conditions.labels import LabelEncoder, choose_labels
 from kinema.conditions.pretrained import PretrainedTextEncoder
@@ -139,6 +140,9 @@ class LatentDiTConfig(LatentFamilyConfig):
         """The same configuration without paths of this machine."""
         encoder = self.text_encoder
         local = encoder is not None and FilePath(encoder).expanduser().exists()
+        if encoder and local:
+            name = FilePath(encoder).name
+            warnings.warn(f"the model needs its text encoder: keep the folder {name} where it is loaded", stacklevel=2)
         return replace(self, codec=None, text_encoder=FilePath(encoder).name if encoder and local else encoder)
 
     def build(self) -> LatentDiT:
@@ -166,7 +170,7 @@ def build_network(config: LatentDiTConfig) -> Network:
         Patches(channels, time, side, hidden, pixels=codec is None),
         height * width // side**2,
         hidden,
-        ConditionEncoder(hidden, group * time, group > 1, encoders),
+        ConditionEncoder(hidden, group * time, group - 1, encoders),
         Transformer(
             hidden,
             config.depth,
@@ -229,10 +233,9 @@ class LatentDiT(LatentFamily):
         rate = DROPPED_BESIDE_TEXT if config.words else DROPPED
         rates = {"label": config.dropout, "text": config.dropout, "audio": rate, "actions": rate}
         dropped = {name: draw(len(x0)) < share for name, share in rates.items()}
-        encoded = self.generator.conditions(batch.conditions, config.frames, len(x0), dropped)
-        if later:
-            encoded = encoded.slice(1, self.later_length // config.patch[0])
-        output = self.generator(x, clean, levels, encoded, self.first_latent_is_single_frame and not later)
+        (frames,) = config.required("frames")
+        conditions = RawConditions(batch.conditions, frames, dropped, first=int(later))
+        output = self.generator(x, clean, levels, conditions, self.first_latent_is_single_frame and not later)
         error = (output - target(config.parameterisation, config.path, x0, eps, levels)).square().mean(2, True)
         error = error * expand_like(weight(config.parameterisation, config.path, levels), error)
         loss = error.masked_fill(~asked, 0).sum() / asked.sum().clamp(min=1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kinema.conditions.encoder import ConditionEncoder, EncodedConditions
+from kinema.conditions.encoder import ConditionEncoder, EncodedConditions, RawConditions
 from kinema.families.latent_dit.patches import Patches
 from kinema.nn.rotary import grid
 from kinema.nn.transformer import Transformer
@@ -33,7 +33,7 @@ class Network(nn.Module):
         x: Float[Tensor, "B L C h w"],
         clean: Bool[Tensor, "B L 1 h w"],
         levels: Float[Tensor, "B L"],
-        encoded: EncodedConditions,
+        conditions: EncodedConditions | RawConditions,
         has_first_frame_latent: bool,
     ) -> Float[Tensor, "B L C h w"]:
         """The output for `x`, which is without noise where `clean`, in the model's parameterisation; float32.
@@ -42,6 +42,7 @@ class Network(nn.Module):
         is of a single frame.
         """
         tokens = self.patches.read(x, clean)
+        encoded = self._encode(conditions, tokens) if isinstance(conditions, RawConditions) else conditions
         frames, (height, width) = tokens.shape[1], (side // self.patches.side for side in x.shape[3:])
         condition = self.level(_embed_levels(levels[:, :: self.patches.time])) + encoded.groups  # [B, frames, D]
         if has_first_frame_latent:
@@ -49,6 +50,10 @@ class Network(nn.Module):
         tokens, positions = (tokens + self.places).flatten(1, 2), grid(frames, height, width, device=x.device)
         tokens = self.transformer(tokens, positions, condition, frames, encoded.context)
         return self.patches.write(tokens, frames, height)
+
+    def _encode(self, raw: RawConditions, tokens: Float[Tensor, "B l N D"]) -> EncodedConditions:
+        encoded = self.conditions(raw.conditions, raw.frames, len(tokens), raw.dropped)
+        return encoded.slice(raw.first, tokens.shape[1])
 
 
 def _embed_levels(levels: Float[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
