@@ -228,3 +228,44 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
 
     few, many = peak(200), peak(2000)
     assert many - few < 40e6  # 1,800 more frames of four clips are 88 MB as bytes and 354 MB as float32
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"seeds": 3}, "seeds are a tuple of integers"),
+        ({"seeds": (1.5,)}, r"not \(1.5,\)"),
+        ({"seeds": (True,)}, r"not \(True,\)"),
+        ({"frames": "8"}, "frames is a number of frames"),
+        ({"labels": "01"}, "labels is a list"),
+        ({"text": ["a red ball", "a blue ball"]}, "text has 2 for 1 seeds"),
+        ({"known": np.zeros((1, 2, 32, 32, 3), np.float32)}, "known is a NumPy array of uint8 with 5 axes"),
+        ({"known": np.zeros((1, 2, 32, 32, 1), np.uint8)}, "known is uint8 RGB"),
+        ({"known": np.zeros((1, 9, 32, 32, 3), np.uint8)}, "9 known frames for a clip of 8"),
+        ({"known": np.zeros((2, 1, 32, 32, 3), np.uint8)}, "known has 2 for 1 seeds"),
+        (
+            {"known": np.zeros((1, 1, 32, 32, 3), np.uint8), "mask": np.ones((1, 32, 32), np.float32)},
+            "mask is a NumPy array of bool",
+        ),
+        ({"audio": np.full((1, 16_000), np.nan, np.float32)}, "audio has values that are not finite"),
+        ({"sampling": {"solver": "foo"}}, "sampling"),
+        ({"sampling": {"steps": 2.5}}, "steps"),
+        ({"sampling": {"steps": True}}, "steps"),
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_refused_at_once(
+    values: dict[str, Any], says: str, sprites: tuple[Model, Trainer]
+) -> None:
+    request = GenerateRequest()
+    for name, value in values.items():  # past the type checks that only tests make
+        object.__setattr__(request, name, value)
+    with pytest.raises(ValueError, match=says):
+        next(sprites[0].stream(request))
+
+
+def test_conditions_that_are_the_same_for_all_frames_are_encoded_for_two_groups(sprites: tuple[Model, Trainer]) -> None:
+    encoder = sprites[0].family.generator.conditions
+    short, long = (encoder(Conditions(text=("a red ball",)), frames, 1) for frames in (8, 8_000))
+    assert short.groups.shape == long.groups.shape
+    torch.testing.assert_close(long.slice(0, 8).groups, short.slice(0, 8).groups)

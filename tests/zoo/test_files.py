@@ -143,3 +143,22 @@ def test_no_models_can_have_come_along(tmp_path: Path, monkeypatch: pytest.Monke
     assert shipped() == {}
     with pytest.raises(ValueError, match=r"or train one with kinema train$"):
         find_model_file("sprites")
+
+
+def test_a_path_is_a_place_though_a_model_that_ships_has_its_name(zoo: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "little")
+    assert find_model_file("little") == zoo / "little.safetensors"
+    assert find_model_file(tmp_path / "little").parent.parent == tmp_path / "little"
+
+
+def test_steps_are_ordered_by_number_and_empty_ones_are_none(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "step-00000001", tmp_path / "step-00000012")
+    shutil.copytree(run / "step-00000001", tmp_path / "step-3")
+    (tmp_path / "step-00000099").mkdir()
+    assert [path.name for path in files.list_checkpoints(tmp_path)] == ["step-3", "step-00000012"]
+
+
+def test_a_home_folder_is_expanded_for_all(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(run, tmp_path / "mine")
+    assert is_model("~/mine") and find_model_file("~/mine").is_relative_to(tmp_path)

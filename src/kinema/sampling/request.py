@@ -57,9 +57,9 @@ def validate(request: GenerateRequest, family: Family, spec: ClipSpec) -> tuple[
     Raises ValueError, with the fix, for anything that the model does not support.
     """
     frames = spec.frames if request.frames is None else request.frames
-    if len(request.seeds if isinstance(request.seeds, tuple | list) else [0]) == 0:
-        raise ValueError("there are no seeds, so there is nothing to generate: give one for each clip")
     _check_values(request, frames)
+    if not request.seeds:
+        raise ValueError("there are no seeds, so there is nothing to generate: give one for each clip")
     if request.mask is not None and request.known is None:
         raise ValueError("a mask needs known frames: give known too")
     for text in request.text or ():
@@ -120,9 +120,8 @@ def with_sampling(sampling: Any, family: str, **settings: Any) -> Any:
 
 def _check_values(request: GenerateRequest, frames: Any) -> None:
     """Raise ValueError for values of another kind, shape or number than a request has."""
-    for seed in request.seeds if isinstance(request.seeds, tuple | list) else [request.seeds]:
-        if type(seed) is not int:
-            raise ValueError(f"seeds are a tuple of integers, one for each clip, not {seed!r}")
+    if not isinstance(request.seeds, tuple | list) or any(type(seed) is not int for seed in request.seeds):
+        raise ValueError(f"seeds are a tuple of integers, one for each clip, not {request.seeds!r}")
     if type(frames) is not int:
         raise ValueError(f"frames is a number of frames, not {frames!r}")
     for name in ("text", "labels"):
