@@ -2,7 +2,7 @@
 
     python docs/make_results.py
 
-A page has a place for each table, `<!-- table: FILE/NAME -->` to `<!-- end -->`; what is between them is written anew.
+A page has a place for each table, `<!-- table: FILE/NAME -->` to `<!-- end -->`; what is between them is replaced.
 `<!-- table: summary -->` is a table of all records with a "summary".
 
 A JSON file holds {"tables": {NAME: table}}. A table has "rows" (header of the first column), "measure" (header of the
@@ -45,7 +45,7 @@ def load_tables() -> dict[str, dict[str, Any]]:
 
 
 def render(page: Path, tables: dict[str, dict[str, Any]]) -> str:
-    """The text of a page with its tables made anew; raises KeyError for a table that does not exist."""
+    """The text of a page with its tables filled in; raises KeyError for a table that does not exist."""
 
     def table(match: re.Match[str]) -> str:
         name = match[1]

@@ -180,7 +180,7 @@ def test_what_cannot_be_known(trained, clip, mask, refused, tmp_path) -> None:
     assert "a.mkv: Pillow cannot read it" in says("--mask", clip)
     for level, name in ((0, "black"), (255, "white")):
         Image.new("L", (8, 8), level).save(tmp_path / "one.png")
-        assert f"one.png is all {name}: black is kept, white is painted anew" in says("--mask", tmp_path / "one.png")
+        assert f"one.png is all {name}: black is kept, white is generated" in says("--mask", tmp_path / "one.png")
     assert not (tmp_path / "out").exists()
 
 

@@ -151,7 +151,7 @@ def test_nothing_is_computed_twice_and_an_interrupted_run_goes_on(clips, cpu, mo
         np.savez(path, **{name: values for name, values in found.items() if name != "classes"})
     assert (
         one(evaluate([str(clips)], None, SMALL, cpu)).per_clip == again.per_clip
-    )  # a piece of an earlier kinema, measured anew
+    )  # a piece of an earlier kinema, measured again
     assert seen[before:] == [4]
 
 

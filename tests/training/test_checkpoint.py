@@ -114,7 +114,7 @@ def test_weights_of_another_network_are_named(state: Checkpoint, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("number", "fix"),
-    [(None, "format 1.*train it anew"), (1, "format 1.*train it anew"), (99, "format 99.*update kinema")],
+    [(None, "format 1.*train it again"), (1, "format 1.*train it again"), (99, "format 99.*update kinema")],
 )
 @pytest.mark.parametrize("use", [checkpoint.load, load_config, load_model])
 def test_another_format_is_one_clear_line(

@@ -225,7 +225,7 @@ def test_divergence_names_a_checkpoint_only_where_there_is_one(
         train(tiny(steps=3, save_every_minutes=save_every_minutes), tmp_path, source=world, runtime=cpu, watch=poison)
     text = str(error.value)
     if save_every_minutes:
-        assert "checkpoint" not in text and "resume" not in text and "start anew with a smaller --train.lr" in text
+        assert "checkpoint" not in text and "resume" not in text and "start again with a smaller --train.lr" in text
         assert not list(tmp_path.glob("step-*"))
     else:
         assert "resume, from the checkpoint of step 1, with a smaller --train.lr" in text

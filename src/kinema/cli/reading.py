@@ -99,5 +99,5 @@ def read_mask(model: Model, path: str) -> Bool[np.ndarray, "H W"]:
     """
     kept = crop_and_resize(read_image(path), model.spec.height, model.spec.width).mean(-1) < 128
     if kept.all() or not kept.any():
-        raise ValueError(f"{path} is all {'black' if kept.all() else 'white'}: black is kept, white is painted anew")
+        raise ValueError(f"{path} is all {'black' if kept.all() else 'white'}: black is kept, white is generated")
     return kept

@@ -47,5 +47,5 @@ def synchrony(
     """
     if len(frames) < 4:
         raise ValueError(f"a correlation with sound needs clips of 4 frames or more, not {len(frames)}")
-    heard, seen = loudness(audio, rate, len(frames), fps)[1:], motion(frames)
-    return float(np.corrcoef(heard, seen)[0, 1]) if min(np.ptp(heard), np.ptp(seen)) >= CONSTANT else np.nan
+    loud, moving = loudness(audio, rate, len(frames), fps)[1:], motion(frames)
+    return float(np.corrcoef(loud, moving)[0, 1]) if min(np.ptp(loud), np.ptp(moving)) >= CONSTANT else np.nan

@@ -196,7 +196,7 @@ class Trainer:
             raise self._diverged(broken[0])
 
     def _diverged(self, name: str) -> ValueError:
-        fix = "start anew" if self.saved is None else f"resume, from the checkpoint of step {self.saved},"
+        fix = "start again" if self.saved is None else f"resume, from the checkpoint of step {self.saved},"
         return ValueError(
             f"training diverged before step {self.step}: {name} is not finite; {fix} with a smaller --train.lr or "
             "--train.precision float32"
@@ -245,7 +245,7 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(
                 "the checkpoint does not fit the network of its own configuration: it is damaged, or of another "
-                "version of kinema; resume from the step before it, or start anew with another --out"
+                "version of kinema; resume from the step before it, or start again with another --out"
             ) from error
         self.step, self.seconds, self.saved = state.step, state.seconds, state.step
 

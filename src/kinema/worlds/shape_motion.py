@@ -1,6 +1,6 @@
 """Shape Motion: one coloured circle or square moves over black, up or to the left.
 
-The synthetic dataset of MoCoGAN (Tulyakov et al., CVPR 2018, arXiv 1707.04993, section 4), generated anew for every
+The synthetic dataset of MoCoGAN (Tulyakov et al., CVPR 2018, arXiv 1707.04993, section 4), generated again for every
 batch. The paper describes circles and squares of varying size and colour along Bezier curves; the rest was measured on
 the authors' released clips, whose paths a quartic fits to within the rounding of positions to whole pixels:
 

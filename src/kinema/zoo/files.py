@@ -217,7 +217,7 @@ def _decode_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
         raise ValueError(f"{file}: not a kinema model (its metadata holds no kinema configuration)")
     found = config.pop("format", 1)
     if type(found) is not int or found != FORMAT:
-        fix = "update kinema" if type(found) is int and found > FORMAT else "train it anew, or use the older kinema"
+        fix = "update kinema" if type(found) is int and found > FORMAT else "train it again, or use the older kinema"
         raise ValueError(f"{file}: it has format {found!r}, and this kinema reads format {FORMAT}: {fix}")
     if not isinstance(config.get("family"), dict) or not isinstance(config["family"].get("name"), str):
         raise ValueError(f"{file}: not a kinema configuration (family with a name, data, train and spec)")

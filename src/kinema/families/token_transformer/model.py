@@ -14,7 +14,7 @@ Autoregressive models learn half of the clips the other way round, captions afte
   rare tokens share what is known of their levels. The output has a logit for every token, as a sum of the channels'
   would take them to be independent.
 - Longer clips are sampled in windows as long as a training clip. The last frames of one, half or more of its latents,
-  are coded anew as the beginning of the next: a codec codes a clip's first frame alone, and so the network finds what
+  are coded again as the beginning of the next: a codec codes a clip's first frame alone, and so the network finds what
   it knows from training. The decoder goes on from its state, without a seam.
 """
 
