@@ -30,8 +30,8 @@ class TrainConfig:
     """Learning rate; Muon's updates are scaled to the size of AdamW's."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all weights, or Muon for the matrices of linear layers: slower steps, but fewer of them."""
-    cooldown: int = 0
-    """The last steps of `steps`, over which the learning rate falls to 0."""
+    cooldown: float = 0.0
+    """The last share of the budget, of `steps` or `minutes`, over which the learning rate falls to 0."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Decay of AdamW's two moments."""
     weight_decay: float = 0.0
@@ -60,8 +60,8 @@ class TrainConfig:
             raise ValueError(f"minutes must be more than 0, not {self.minutes}")
         if self.batch < 1 or self.lr <= 0 or not 0 <= self.ema_decay < 1:
             raise ValueError("batch must be at least 1, lr more than 0 and ema_decay in [0, 1)")
-        if self.cooldown < 0:
-            raise ValueError(f"cooldown must be 0 or more steps, not {self.cooldown}")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown is a share of the budget, from 0 to 1, not {self.cooldown:g}")
 
 
 @dataclass(frozen=True)

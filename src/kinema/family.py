@@ -24,6 +24,7 @@ __all__ = [
     "CodecConfig",
     "Family",
     "FamilyConfig",
+    "Fitted",
     "LatentFamily",
     "LatentFamilyConfig",
     "Loss",
@@ -313,7 +314,10 @@ class LatentFamilyConfig(FamilyConfig):
     """The settings of a family that models the latents of a codec, or pixels without one."""
 
     codec: str | None = None
-    """A trained codec: a run, a file, or a model that contains one; None: the family models pixels."""
+    """A trained codec: a run, a file, or a model that contains one; transform: one that is fitted to the clips in a
+    second; None: the family models pixels."""
+    codec_options: dict[str, int] = field(default_factory=dict)
+    """Settings of the codec transform: space (pixels of a block's side), time (frames of a block), channels."""
     codec_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """The codec's configuration with its name; taken from `codec`."""
 
@@ -341,6 +345,11 @@ class LatentFamilyConfig(FamilyConfig):
         """The same configuration with that of its codec, unless it has it already."""
         if self.codec is None or self.codec_config is not None:
             return self
+        if self.codec in CODECS:
+            settings = from_dict(CODECS[self.codec], self.codec_options, f"--family.codec-options of {self.codec}")
+            return self.with_codec({"name": self.codec, **to_dict(settings)}, spec)
+        if self.codec_options:
+            raise ValueError(f"--family.codec-options are of a codec that is fitted, and {self.codec} is trained")
         return self.with_codec(load(self.codec), spec)
 
     def with_codec(self: LatentConfig, values: dict[str, Any], spec: ClipSpec) -> LatentConfig:
@@ -395,6 +404,15 @@ def encode_exactly(codec: Codec, frames: Float[Tensor, "B T 3 H W"]) -> Float[Te
         return codec.encode(frames)[0]
     with torch.autocast(frames.device.type, enabled=False):
         return codec.encode(frames)[0]
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A model, or a codec, with a part that is computed from clips before the first step."""
+
+    def fit(self, clips: Iterable[Tensor]) -> None:
+        """Compute that part from clips [B, T, 3, H, W] in [-1, 1]; the same clips give the same result."""
+        ...
 
 
 @runtime_checkable

@@ -20,13 +20,19 @@ __all__ = ["PRESETS", "preset"]
 
 
 def latent_dit_cpu() -> Experiment:
-    """For a laptop: pixels of 16 frames at 64x64, patches of 2 frames of 8x8 pixels."""
+    """For a laptop: 17 frames of 64x64 as 5x16x16 latents of a transform that is fitted to the clips."""
+    train = replace(_denoising(), batch=16, optimizer="muon", lr=2e-3, cooldown=0.4)
+    return Experiment(LatentDiTConfig(codec="transform", patch=(1, 2)), DataConfig(frames=17), train)
+
+
+def latent_dit_pixels() -> Experiment:
+    """For a laptop, without a codec: pixels of 16 frames at 64x64, patches of 2 frames of 8x8 pixels."""
     family = LatentDiTConfig(patch=(2, 8), attention="factorised", parameterisation="data", shift=4.0)
     return Experiment(family, DataConfig(), _denoising())
 
 
 def latent_dit_latent() -> Experiment:
-    """For a laptop, with a codec in runs/codec (or --family.codec): 17 frames of 64x64 as 5x8x8 latents."""
+    """For a laptop, with a trained codec, in runs/codec or --family.codec: 17 frames of 64x64 as 5x8x8 latents."""
     return Experiment(LatentDiTConfig(codec="runs/codec"), DataConfig(frames=17), _denoising())
 
 
@@ -155,6 +161,7 @@ PRESETS: dict[str, dict[str, Callable[[], Experiment]]] = {
         "cpu": latent_dit_cpu,
         "gpu": latent_dit_gpu,
         "latent": latent_dit_latent,
+        "pixels": latent_dit_pixels,
         "sprites": latent_dit_sprites,
     },
     "mocogan": {"cpu": mocogan_cpu, "demo": mocogan_demo, "gpu": mocogan_gpu, "paper": mocogan_paper},

@@ -89,7 +89,12 @@ FAMILIES = Registry(  # subclasses of FamilyConfig
     },
 )
 CODECS = Registry(  # CodecConfig classes
-    "codec", "kinema.codecs", {"video-vae": "kinema.codecs.video_vae:VideoVAEConfig"}
+    "codec",
+    "kinema.codecs",
+    {
+        "transform": "kinema.codecs.transform:TransformConfig",
+        "video-vae": "kinema.codecs.video_vae:VideoVAEConfig",
+    },
 )
 WORLDS = Registry(  # Source classes, called with frames, height and width
     "world",

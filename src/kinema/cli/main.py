@@ -44,6 +44,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after an error that the user can fix (one line on stderr), or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _share_cores()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
     try:
@@ -65,6 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("kinema: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _share_cores() -> None:
+    """Make OpenMP's threads wait without spinning for long, or training beside another process nearly stops.
+
+    OpenMP reads it when torch is imported. A person's own settings stay.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _run(words: Sequence[str]) -> None:

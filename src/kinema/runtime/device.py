@@ -53,6 +53,14 @@ class Runtime:
         for tensor, mean in zip(tensors, flat.div_(self.ranks).split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
+    def mean(self, value: float) -> float:
+        """The mean of `value` over all ranks; reduced on the CPU, so that no GPU is synchronised."""
+        if self.ranks == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total)
+        return float(total) / self.ranks
+
     def any(self, value: bool) -> bool:
         """Whether `value` is true on any rank; reduced on the CPU, so that no GPU is synchronised."""
         if self.ranks == 1:

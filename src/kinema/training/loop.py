@@ -17,19 +17,21 @@ from torch import Tensor, nn
 
 from kinema.data.clips import Source, open_source
 from kinema.experiment import Experiment, TrainConfig
-from kinema.family import Family, Turn
+from kinema.family import Family, Fitted, Turn
+from kinema.registry import CODECS
 from kinema.runtime.device import Runtime, channels_last, detect_runtime
 from kinema.training import checkpoint
 from kinema.training.ema import MovingAverage
 from kinema.training.latents import LatentSource
 from kinema.training.optimizers import make_optimizers
-from kinema.types import Batch, ClipSpec, Progress, no_progress
+from kinema.types import Batch, ClipSpec, Progress, hash_seed, no_progress
 from kinema.zoo import is_model, load_codec, load_model
 from kinema.zoo.files import CODEC, list_checkpoints
 
 __all__ = ["Trainer", "train", "validate"]
 
 FREE_SETTINGS = {"family.sampling"}  # may change when a run is resumed
+FITTING_BATCHES, FITTING_BATCH, FITTING_SEED = 12, 32, hash_seed("fit")  # clips that codecs are fitted to
 FIXED_TRAINING = ("init_from", "optimizer")  # may not
 
 
@@ -77,14 +79,19 @@ class Trainer:
     def lr(self) -> float:
         """The learning rate of the next step."""
         c = self.config
-        if not c.cooldown or c.steps is None:
-            return c.lr
-        return c.lr * min(1.0, (c.steps - self.step) / c.cooldown)
+        used = 0.0 if c.steps is None else self.step / c.steps
+        if c.minutes is not None:
+            used = max(used, self.seconds / (60 * c.minutes))
+        return c.lr * min(1.0, (1 - min(used, 1.0)) / c.cooldown) if c.cooldown else c.lr
 
     def begin(self) -> None:
         """Load the codec's weights and those of `init_from`; raises ValueError if they are missing or do not fit."""
         codec, origin = self.family.codec, self.experiment.family.codec_source
-        if codec is not None and origin is not None:
+        if codec is not None and origin in CODECS:
+            if not isinstance(codec, Fitted):
+                raise ValueError(f"{origin} has to be trained: kinema train {origin}, then --family.codec RUN")
+            codec.fit(self._clips_to_fit())
+        elif codec is not None and origin is not None:
             try:
                 codec.load_inference_state(load_codec(origin)[1])
             except RuntimeError as error:
@@ -101,6 +108,11 @@ class Trainer:
                     "a model of the same family, settings, size of frames and kinds of conditions"
                 ) from error
         self.average.reset()
+
+    def _clips_to_fit(self) -> Iterator[Tensor]:
+        """Yield the same batches of clips, float32 on the CPU, on all ranks and for all seeds of training."""
+        for step in range(FITTING_BATCHES):
+            yield self.source.batch(step, FITTING_BATCH, seed=FITTING_SEED).to(torch.device("cpu")).frames
 
     def cache_latents(self, progress: Progress = no_progress) -> None:
         """Encode `data.cache_latents` windows now and train on their latents; the codec must have its weights.
@@ -279,8 +291,6 @@ def validate(config: TrainConfig, out: Path, resume: bool) -> None:
     """Raise ValueError for a run that cannot start: without a budget, or if `out` is in use."""
     if config.steps is None and config.minutes is None:
         raise ValueError("no budget: give --steps or --minutes")
-    if config.cooldown and config.steps is None:
-        raise ValueError("--train.cooldown is the last steps of --steps: give --steps")
     if wall := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
         raise ValueError(f"{wall} is a file, so a run cannot be kept at {out}: choose another --out")
     if not resume and out.is_dir() and list_checkpoints(out):
@@ -339,7 +349,7 @@ def train(
             or (config.minutes is not None and trainer.seconds >= 60 * config.minutes)
         ):
             trainer.advance()
-            trainer.seconds = before + time.monotonic() - begun
+            trainer.seconds = runtime.mean(before + time.monotonic() - begun)  # it may decide the learning rate
             if runtime.rank == 0:
                 watch(trainer)
             if runtime.any(time.monotonic() - last_save >= 60 * config.save_every_minutes):
