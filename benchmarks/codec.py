@@ -189,7 +189,7 @@ def main() -> None:
     keep_freed_memory()
     seen, unseen = ("shape-motion", "shape-motion") if arguments.data is None else split(arguments.data, arguments.out)
     size = {"frames": FRAMES, "height": SIDE, "width": SIDE, "fps": arguments.fps}
-    source = open_source(DataConfig(source=unseen, **size))
+    source = open_source(DataConfig(source=unseen, holdout=0, **size))
     clips = real_clips(source, arguments.clips, HELD_OUT).frames
 
     name = "Shape Motion" if arguments.data is None else arguments.data.name
@@ -202,7 +202,7 @@ def main() -> None:
     for header in ("compression", "coded", "frames", "frames/s", "MB"):
         peaks.add_column(header, justify="left" if header in ("compression", "coded") else "right")
     for name in COMPRESSIONS:
-        model = trained(experiment(name, DataConfig(source=seen, **size), arguments), arguments.out / name)
+        model = trained(experiment(name, DataConfig(source=seen, holdout=0, **size), arguments), arguments.out / name)
         chunks = "{:.0e}, {:.0e}".format(*largest_difference(model, clips))
         table.add_row(name, *_cells(measure(model, clips, arguments.out / f"{name}.png")), chunks)
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -207,7 +207,7 @@ def main() -> None:
 
     seen, held_out = prepared(arguments.folder, arguments.out, arguments.last, arguments.crop)
     model = trained_models(seen, arguments.out, arguments)
-    data = replace(model.experiment.data, source=str(held_out), cache_latents=0)
+    data = replace(model.experiment.data, source=str(held_out), holdout=0, cache_latents=0)
     source = FolderSource(data)
     real = source.batch(0, arguments.windows, seed=HELD_OUT).to(CPU)
     files = np.array(shuffled(len(source.clips), 0, arguments.windows, HELD_OUT))  # whose windows are alike

@@ -199,7 +199,9 @@ def main() -> None:
     size = {"frames": LONGER, "height": LARGER, "width": LARGER}
     with tempfile.TemporaryDirectory() as temporary:
         folders = [every_other(f, Path(temporary, str(i))) for i, f in enumerate(arguments.clips)]
-        sources = [[open_source(DataConfig(str(name), **size)) for name in some] for some in (WORLDS, folders)]
+        sources = [
+            [open_source(DataConfig(str(name), holdout=0, **size)) for name in some] for some in (WORLDS, folders)
+        ]
         torch.manual_seed(arguments.seed)
         learner = Learner()
         channels_last(learner)

@@ -165,6 +165,23 @@ def test_data_check_counts_what_metadata_leaves_out(clips, tmp_path, kinema):
     assert re.search(r"^skipped gone\.mp4: named in metadata\.csv but does not exist$", out, re.MULTILINE)
 
 
+def test_held_out_files_are_counted_and_not_trained_on(make_clip, tmp_path, kinema):
+    for k in range(6):
+        make_clip(f"set/{k}.mp4", frames=10)
+    check = ("data", "check", tmp_path / "set", "--out", tmp_path / "sheet.png", *SMALL)
+    assert re.search(r"held out of training +│ 1 of 6, by file", kinema(*check)[1])
+    assert re.search(r"held out of training +│ none", kinema(*check, "--data.holdout", 0)[1])
+    rows = "".join(f"{k}.mp4,{k % 5}\n" for k in range(6))
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,patient\n" + rows)
+    said = kinema(*check, "--data.holdout", 0.6)[1]
+    assert re.search(r"6 found, 6 usable, 0 skipped", said)
+    assert re.search(r"held out of training +│ [34] of 6, whole groups by patient", said)
+    status, _, err = kinema(
+        "train", "mocogan", "--data", tmp_path / "set", "--out", tmp_path / "x", "--steps", 1, *TINY
+    )
+    assert status == 0 and re.search(r"^[12] of 6 clips are held out of training", err, re.MULTILINE)
+
+
 # bad files among good ones
 
 

@@ -27,6 +27,7 @@ def config(tmp_path):
             "frames": 4,
             "height": 32,
             "width": 32,
+            "holdout": 0,
             "cache": str(tmp_path / "cache"),
         }
         return DataConfig(**(settings | changes))
@@ -291,7 +292,7 @@ def test_ranges(bad):
 
 def test_real_folder(shared_data: Path, tmp_path):
     folder = shared_data / "licence_unknown" / "mocogan_actions" / "bend"
-    source = FolderSource(DataConfig(str(folder), frames=60, cache=str(tmp_path)))
+    source = FolderSource(DataConfig(str(folder), frames=60, holdout=0, cache=str(tmp_path)))
     assert len(source.clips) + len(source.skipped) == 9
     assert source.spec.fps == 25
     assert all("60 are needed" in skip.reason for skip in source.skipped)

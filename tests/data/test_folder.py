@@ -85,6 +85,14 @@ def test_metadata_of_a_subfolder_governs_that_folder_only(tmp_path):
     assert folder.skipped == (Skipped("a/2.mp4", "no row in a/metadata.csv"),)
 
 
+def test_groups_are_of_the_first_column_that_has_a_value(tmp_path):
+    put(tmp_path, "1.mp4", "2.mp4", "3.mp4", "4.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,group,speaker\n1.mp4,a,7\n2.mp4,a,\n3.mp4,,7\n4.mp4,,\n")
+    folder = scan(tmp_path)
+    assert [clip.group for clip in folder.clips] == ["7", "a", "7", None]
+    assert folder.grouped_by == ("speaker", "group")
+
+
 def test_a_row_without_a_label_is_skipped_where_others_have_one(tmp_path):
     put(tmp_path, "1.mp4", "2.mp4")
     (tmp_path / "metadata.csv").write_text("file_name,label\n1.mp4,x\n2.mp4,\n")

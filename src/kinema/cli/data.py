@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kinema.cli.arguments import parse
-from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped, scan
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe
 from kinema.data.writing import contact_sheet, write_image
@@ -44,10 +44,13 @@ def main(words: Sequence[str]) -> None:
     folder = scan(arguments.folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         infos = [info for info in pool.map(_probe, folder.clips) if info is not None]
-    source = FolderSource(replace(arguments.data, source=arguments.folder))
+    config = replace(arguments.data, source=arguments.folder)
+    source = FolderSource(config)
+    held_out, unusable = _held_out(config) if source.other_clips else (0, ())
+    all_skipped = tuple(sorted({*source.skipped, *unusable}, key=lambda one: one.name))
     console = Console()
-    console.print(_table(folder, infos, len(source.clips), source.skipped))
-    for skipped in source.skipped:
+    console.print(_table(folder, infos, len(source.clips), held_out, all_skipped))
+    for skipped in all_skipped:
         console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
     frames = source.batch(0, min(SHEET_CLIPS, len(source.clips)), seed=0).frames.numpy()
     sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"))
@@ -61,13 +64,26 @@ def _probe(clip: Clip) -> ClipInfo | None:
         return None  # the source names it, with the reason
 
 
-def _table(folder: Folder, infos: list[ClipInfo], usable: int, skipped: tuple[Skipped, ...]) -> Table:
+def _held_out(config: DataConfig) -> tuple[int, tuple[Skipped, ...]]:
+    """How many held-out clips can be used, and those that cannot."""
+    clips = FolderClips(config, "held out")
+    try:
+        usable = sum(frames > 0 for _, frames in clips.decode(range(len(clips.clips))))
+    except NoClips:
+        usable = 0
+    return usable, clips.skipped
+
+
+def _table(folder: Folder, infos: list[ClipInfo], training: int, held_out: int, skipped: tuple[Skipped, ...]) -> Table:
     table = Table(title=str(folder.root), show_header=False)
     lengths = [info.frames or 0 for info in infos]
     seconds = [frames / info.fps for frames, info in zip(lengths, infos, strict=True)]
     labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
     captions = sum(clip.caption is not None for clip in folder.clips)
+    usable = training + held_out
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
+    by = f"whole groups by {', '.join(folder.grouped_by)}" if folder.grouped_by else "by file"
+    table.add_row("held out of training", f"{held_out} of {usable}, {by}" if held_out else "none")
     if infos:
         table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all")
         table.add_row("seconds", f"{min(seconds):.2f} to {max(seconds):.2f}, {sum(seconds):,.1f} in all")

@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from kinema.data.clips import DataConfig, Source, open_source
+from kinema.data.clips import DataConfig, FolderSource, Source, open_source
 from kinema.data.decoded import crop_and_resize
 from kinema.data.folder import Skipped, scan
 from kinema.data.readers.base import Clip, ReadError, find_reader
@@ -36,6 +36,9 @@ def open_and_report(config: DataConfig, quiet: bool = False) -> Source:
         source = open_source(config, lambda done, total: bar.update(task, completed=done, total=total))
     if not quiet:
         report(source.skipped)
+        if isinstance(source, FolderSource) and (held_out := len(source.other_clips)):
+            line = f"{held_out} of {held_out + len(source.clips)} clips are held out of training (--data.holdout)"
+            console.print(line, highlight=False, soft_wrap=True)
     return source
 
 

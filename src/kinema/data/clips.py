@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from kinema.conditions.text import make_vocabulary
 from kinema.data.cache import code_digest, digest
 from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip
 from kinema.data.folder import Skipped, clip_name, scan
+from kinema.data.holdout import held_out
 from kinema.data.readers.base import Clip
 from kinema.registry import WORLDS
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
 
-__all__ = ["DataConfig", "FolderClips", "FolderSource", "Source", "open_clips", "open_source", "shuffled"]
+__all__ = ["DataConfig", "FolderClips", "FolderSource", "NoClips", "Source", "open_clips", "open_source", "shuffled"]
+
+Part = Literal["all", "training", "held out"]
 
 PREFETCH = 64  # clips that are decoded before they are asked for
 
@@ -51,6 +54,9 @@ class DataConfig:
     cache_latents: int = 0
     """Windows of clips that are encoded once and cached, for families that model a codec's latents; 0: every batch is
     new windows, encoded in the training step."""
+    holdout: float = 0.1
+    """Share of a folder's files that are not trained on but kept to measure with, whole groups by a patient, speaker,
+    subject or group column of the metadata; none of fewer than five."""
     cache: str | None = None
     """Folder for decoded frames and cached latents; None is $KINEMA_CACHE or ~/.cache/kinema."""
 
@@ -60,6 +66,8 @@ class DataConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.cache_latents < 0:
             raise ValueError(f"cache_latents is {self.cache_latents}: it must be 0 or more")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout is {self.holdout:g}: it is a share, at least 0 and below 1")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"fps is {self.fps:g}: it must be above 0")
 
@@ -86,7 +94,7 @@ class Source(Protocol):
 
 
 def open_source(config: DataConfig, progress: Progress = no_progress) -> Source:
-    """The world or the folder of clips that `config.source` names; a world's name wins over a folder's.
+    """The world, or the clips to train on of the folder, that `config.source` names; a world's name wins.
 
     `progress` follows the decoding of a folder.
     """
@@ -94,7 +102,7 @@ def open_source(config: DataConfig, progress: Progress = no_progress) -> Source:
 
 
 def open_clips(config: DataConfig) -> Source | FolderClips:
-    """The same, with the clips of a folder not decoded yet."""
+    """The same, with all clips of a folder, held-out ones too, not decoded yet."""
     return _world(config) or FolderClips(config)
 
 
@@ -110,41 +118,52 @@ def _world(config: DataConfig) -> Source | None:
     return None
 
 
+class NoClips(ValueError):
+    """No clip of a folder, or of the part of it that was asked for, can be used."""
+
+
 class FolderClips:
     """A folder's clips, resized and cropped, which are decoded into the cache when they are asked for.
 
+    `part` says which: all, those to train on, or those that `config.holdout` holds out of training. What the clips have
+    in common (classes, words, actions and rate, in `spec`) is of all, whichever the part.
+
     Making it reads only what is known without decoding. Clips that cannot be opened, and of the decoded ones those
-    that are damaged or too short, are in `skipped`. Raises ValueError where no clip can be used or the cache cannot be
-    written.
+    that are damaged or too short, are in `skipped`. Raises NoClips where no clip can be used and ValueError where the
+    cache cannot be written.
     """
 
-    def __init__(self, config: DataConfig) -> None:
-        self._scan(config)
+    def __init__(self, config: DataConfig, part: Part = "all") -> None:
+        self._scan(config, part)
         self._summarize()
 
-    def _scan(self, config: DataConfig) -> None:
+    def _scan(self, config: DataConfig, part: Part) -> None:
         """Find the clips."""
         folder = scan(config.source)
         self.config, self.classes, self._root, self._skipped = config, folder.classes, folder.root, [*folder.skipped]
+        self.grouped_by, held = folder.grouped_by, held_out(folder, config.holdout)
         size = config.frames, config.height, config.width
         self._cache = ClipCache(*size, config.fps, config.audio, config.cache, len(folder.clips))
         self._entries: list[ClipEntry] = []
+        self._others: list[ClipEntry] = []  # of the other part
         self._decoded: dict[int, DecodedClip] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for clip, found in zip(folder.clips, pool.map(self._cache.entry, folder.clips), strict=True):
+                is_held = clip_name(clip, folder.root) in held
                 if isinstance(found, ClipEntry):
-                    self._entries.append(found)
+                    chosen = part == "all" or (part == "held out") == is_held
+                    (self._entries if chosen else self._others).append(found)
                 else:
                     self._skip(clip, found)
         if not self._entries:
             raise self._no_clips()
 
     def _summarize(self) -> None:
-        """Set what the clips have in common: `spec`, `key`, labels and captions."""
-        config, clips = self.config, self.clips
-        rates = [entry.fps for entry in self._entries]
+        """Set what the clips have in common, `spec`, and what is the chosen ones': `key`, labels and captions."""
+        config, clips, known = self.config, self.clips, [*self._entries, *self._others]
+        rates = [entry.fps for entry in known]
         fps = float(np.median(rates)) if max(rates) <= 1.01 * min(rates) else None
-        columns = {0 if entry.actions is None else entry.actions.shape[1] for entry in self._entries}
+        columns = {0 if entry.actions is None else entry.actions.shape[1] for entry in known}
         if len(columns) > 1:
             raise ValueError(
                 f"{self._root}: its clips have actions of {sorted(columns)} numbers a frame: give all the same"
@@ -156,10 +175,10 @@ class FolderClips:
                 f"{self._root}: its clips differ in frames a second: give --data.fps, or evaluate's --fps, for sound"
             )
         self._labels = [self.classes.index(clip.label) for clip in clips if clip.label is not None]
-        captions = [clip.caption for clip in clips if clip.caption is not None]
-        self._captions = captions if len(captions) == len(clips) else []
+        captions = [entry.clip.caption for entry in known if entry.clip.caption is not None]
+        self._captions = captions[: len(clips)] if len(captions) == len(known) else []
         # one caption for all clips tells them apart no more than none
-        words = make_vocabulary(captions).words if len(set(self._captions)) > 1 else ()
+        words = make_vocabulary(captions).words if len(captions) == len(known) and len(set(captions)) > 1 else ()
         spec = ClipSpec(config.frames, config.height, config.width, fps, self.classes)
         self.spec = replace(spec, words=words, actions=columns.pop(), audio=config.audio)
         entries = [entry.key for entry in self._entries]
@@ -171,6 +190,11 @@ class FolderClips:
         return [entry.clip for entry in self._entries]
 
     @property
+    def other_clips(self) -> list[Clip]:
+        """Those that are not in this part of the folder."""
+        return [entry.clip for entry in self._others]
+
+    @property
     def skipped(self) -> tuple[Skipped, ...]:
         """The clips that could not be used so far, by name."""
         return tuple(sorted(self._skipped, key=lambda skipped: skipped.name))
@@ -178,10 +202,12 @@ class FolderClips:
     def _skip(self, clip: Clip, reason: str) -> None:
         self._skipped.append(Skipped(clip_name(clip, self._root), reason))
 
-    def _no_clips(self) -> ValueError:
+    def _no_clips(self) -> NoClips:
         skipped = self.skipped
+        if not skipped:
+            return NoClips(f"{self._root}: no clips are in this part of it")
         first = f"{skipped[0].name}: {skipped[0].reason}"
-        return ValueError(f"{self._root}: none of its {len(skipped)} clips can be used; the first is {first}")
+        return NoClips(f"{self._root}: none of its {len(skipped)} clips can be used; the first is {first}")
 
     def decode(self, order: Iterable[int]) -> Iterator[tuple[int, int]]:
         """Decode the clips of these numbers; yield each number with its frames, 0 where the clip cannot be used.
@@ -244,13 +270,13 @@ class FolderClips:
 
 
 class FolderSource(FolderClips):
-    """A folder of clips, all decoded, that gives windows of `config.frames` frames.
+    """A folder's clips to train on, all decoded, that gives windows of `config.frames` frames.
 
-    `progress` follows the decoding, which is done once.
+    Those that `config.holdout` holds out are left out. `progress` follows the decoding, which is done once.
     """
 
     def __init__(self, config: DataConfig, progress: Progress = no_progress) -> None:
-        self._scan(config)
+        self._scan(config, "training")
         for done, _ in enumerate(self.decode(range(len(self._entries))), 1):
             progress(done, len(self._entries))
         usable = sorted(self._decoded)

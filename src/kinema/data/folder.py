@@ -15,6 +15,7 @@ from kinema.data.readers.base import Clip, Reader, find_reader, registered_reade
 __all__ = ["Folder", "Skipped", "clip_name", "scan"]
 
 METADATA = ("metadata.csv", "metadata.jsonl")
+GROUPS = ("patient", "speaker", "subject", "group")  # columns of the metadata; the first that has a value counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Folder:
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]  # in the order of their numbers: integers by value, names alphabetically
     skipped: tuple[Skipped, ...]
+    grouped_by: tuple[str, ...] = ()  # the columns of the metadata that the clips' groups are from
 
 
 def clip_name(clip: Clip, root: Path) -> str:
@@ -44,8 +46,9 @@ def scan(root: str | Path) -> Folder:
     """Find the clips below `root`, with captions and labels from metadata.csv or metadata.jsonl in any of its folders.
 
     Clips are what a registered reader can read. The metadata's `file_name` is relative to the folder that it is in;
-    `caption`, `label` and `actions` (a file of numbers, relative to it too) are optional. Where no metadata gives a
-    label, and two or more top folders hold all the clips, these folders are the classes. Where there is metadata in a
+    `caption`, `label`, `actions` (a file of numbers, relative to it too) and a group, by the column `patient`,
+    `speaker`, `subject` or `group`, are optional. Where no metadata gives a label, and two or more top folders hold all
+    the clips, these folders are the classes. Where there is metadata in a
     file's folder or above it, a file without a row is skipped, as are a row without a file and, where others have
     some, a row without a label or actions. Hidden files and those that no reader can read are ignored. Nothing is
     decoded. Raises ValueError for a folder that does not exist or has no clips, and for metadata that cannot be read,
@@ -58,6 +61,7 @@ def scan(root: str | Path) -> Folder:
     found, tables = _walk(root, readers)
     files: dict[str, list[Clip]] = {}
     skipped: list[Skipped] = []
+    grouped_by: dict[str, None] = {}
     for table in tables:
         for row in _rows(table):
             path = Path(os.path.normpath(table.parent / row["file_name"].strip()))
@@ -68,6 +72,8 @@ def scan(root: str | Path) -> Folder:
                 skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
             else:
                 files[name] = [_with_row(clip, row, table.parent) for clip in find_reader(path).clips(path)]
+                if column := _group_column(row):
+                    grouped_by[column] = None
 
     metadata = {table.parent: _name(table, root) for table in tables}
     for path in found:
@@ -95,7 +101,8 @@ def scan(root: str | Path) -> Folder:
     classes = sorted({clip.label for clip in clips.values() if clip.label is not None})
     if all(label.isdecimal() for label in classes):
         classes.sort(key=int)
-    return Folder(root, tuple(clips.values()), tuple(classes), tuple(sorted(skipped, key=lambda skip: skip.name)))
+    ordered = tuple(sorted(skipped, key=lambda skip: skip.name))
+    return Folder(root, tuple(clips.values()), tuple(classes), ordered, tuple(grouped_by))
 
 
 def _walk(root: Path, readers: Sequence[Reader]) -> tuple[list[Path], list[Path]]:
@@ -118,12 +125,19 @@ def _name(path: Path, root: Path) -> str:
 def _with_row(clip: Clip, row: dict[str, Any], folder: Path) -> Clip:
     """A clip with what a row of the metadata in `folder` says of it."""
     label, caption, actions = (_text(row.get(column)) for column in ("label", "caption", "actions"))
+    column = _group_column(row)
     return replace(
         clip,
         label=label or clip.label,
         caption=caption or clip.caption,
         actions=Path(os.path.normpath(folder / actions)) if actions else clip.actions,
+        group=_text(row[column]) if column else clip.group,
     )
+
+
+def _group_column(row: dict[str, Any]) -> str | None:
+    """The first column of `GROUPS` that has a value."""
+    return next((column for column in GROUPS if _text(row.get(column))), None)
 
 
 def _text(value: Any) -> str | None:

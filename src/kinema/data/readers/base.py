@@ -53,6 +53,7 @@ class Clip:
     label: str | None = None
     caption: str | None = None
     actions: Path | None = None  # a table of numbers, .npy or .csv, with a row for each frame
+    group: str | None = None  # what clips have in common that must not be both trained on and held out, as a patient
 
 
 @dataclass(frozen=True, slots=True)
