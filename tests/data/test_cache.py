@@ -50,7 +50,8 @@ if __name__ == "__main__":
     (here / f"{rank}.ready").touch()
     while len(list(here.glob("*.ready"))) < 2:
         time.sleep(0.01)
-    source = FolderSource(DataConfig(str(here / "set"), frames=6, height=8, width=8, holdout=0, cache=str(here / "cache")))
+    config = DataConfig(str(here / "set"), frames=6, height=8, width=8, holdout=0, cache=str(here / "cache"))
+    source = FolderSource(config)
     torch.save(source.read([(clip, 0) for clip in range(len(source.clips))]).frames, here / f"{rank}.pt")
 """
 

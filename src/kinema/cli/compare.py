@@ -13,7 +13,7 @@ import tyro
 from kinema.cli.arguments import parse
 from kinema.cli.evaluate import measure_with_progress, print_numbers, write_report
 from kinema.evaluation.compare import check_same_protocol, differences
-from kinema.evaluation.evaluate import EvaluationConfig
+from kinema.evaluation.evaluate import EvaluationConfig, with_baselines
 from kinema.metrics.protocol import Result
 
 
@@ -46,15 +46,17 @@ def main(words: Sequence[str]) -> None:
     if files and (len(files) < len(arguments.sources) or arguments.against or arguments.out):
         raise ValueError("results.json files are compared with each other only, without --against and --out")
     if files:
-        results = [result for name in files for result in _load_results(Path(name))]
-        check_same_protocol(results)
+        loaded = [result for name in files for result in _load_results(Path(name))]
+        check_same_protocol(loaded)
+        baselines = {result.source: result for result in loaded if result.kind == "baseline"}
+        results = [*(result for result in loaded if result.kind != "baseline"), *baselines.values()]
         print_numbers(results, None)
         return
     found, reference = measure_with_progress(
         arguments.sources, arguments.against, arguments.measuring, arguments.device
     )
     rows = differences(found, reference)
-    print_numbers([one.result for one in found], arguments.against, rows)
+    print_numbers([one.result for one in with_baselines(found)], arguments.against, rows)
     if arguments.out:
         write_report(Path(arguments.out), found, reference, arguments.against, rows)
 

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 from kinema.cli.arguments import parse
 from kinema.cli.reading import NAMED
 from kinema.cli.writing import NOMINAL_FPS
-from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
+from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate, with_baselines
 from kinema.evaluation.measure import frechet_extrapolation
 from kinema.evaluation.saved import save_features
 from kinema.metrics.protocol import Difference, Result
@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> None:
     (found,), reference = measure_with_progress(
         [arguments.source], arguments.against, arguments.measuring, arguments.device
     )
-    print_numbers([found.result], arguments.against)
+    print_numbers([one.result for one in with_baselines([found])], arguments.against)
     if arguments.save_features:
         save_features(Path(arguments.save_features), found.rows, found.result.protocol)
         print(f"wrote {arguments.save_features}")
@@ -85,6 +85,8 @@ def measure_with_progress(
         tasks = {name: bar.add_task(name, total=None) for name in (*names, *([against] if against else []))}
 
         def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:  # a baseline
+                tasks[name] = bar.add_task(name, total=None)
             bar.update(tasks[name], completed=done, total=total)
 
         found, reference = evaluate(names, against, config, detect_runtime(device), show)
@@ -119,6 +121,7 @@ def write_report(
 ) -> None:
     """Write report.html, report.md and results.json, and say so."""
     folder.mkdir(parents=True, exist_ok=True)
+    found = with_baselines(found)
     results = [one.result for one in found]
     columns = [*([reference] if reference else []), *found]
     clips = [_clips(one) for one in columns if len(one.rows.samples)]
@@ -134,7 +137,7 @@ def write_report(
 
 
 def _report(results: Sequence[Result], against: str | None, differences: Sequence[Difference]) -> Report:
-    names = [result.source for result in results]
+    names = [result.source for result in results if result.kind != "baseline"]
     what = ", ".join(names) if len(names) <= TITLED else f"{len(names)} sources"
     title = f"{what} against {against}" if against else what
     return build_report(results, title=title, reference=against or "", differences=differences)

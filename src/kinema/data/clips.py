@@ -26,7 +26,17 @@ from kinema.data.readers.base import Clip
 from kinema.registry import WORLDS
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
 
-__all__ = ["DataConfig", "FolderClips", "FolderSource", "NoClips", "Source", "open_clips", "open_source", "shuffled"]
+__all__ = [
+    "DataConfig",
+    "FolderClips",
+    "FolderSource",
+    "NoClips",
+    "Part",
+    "Source",
+    "open_clips",
+    "open_source",
+    "shuffled",
+]
 
 Part = Literal["all", "training", "held out"]
 
@@ -101,9 +111,9 @@ def open_source(config: DataConfig, progress: Progress = no_progress) -> Source:
     return _world(config) or FolderSource(config, progress)
 
 
-def open_clips(config: DataConfig) -> Source | FolderClips:
-    """The same, with all clips of a folder, held-out ones too, not decoded yet."""
-    return _world(config) or FolderClips(config)
+def open_clips(config: DataConfig, part: Part = "all") -> Source | FolderClips:
+    """The same, with the clips of a folder, or those of a part of it, not decoded yet."""
+    return _world(config) or FolderClips(config, part)
 
 
 def _world(config: DataConfig) -> Source | None:

@@ -24,7 +24,7 @@ from kinema.worlds import Verifying
 from kinema.zoo import find_model_file
 from kinema.zoo.files import codec_file
 
-__all__ = ["BATCH", "ClipBatch", "ClipSet", "FolderClipSet", "GeneratedClipSet", "WorldClipSet"]
+__all__ = ["BATCH", "ClipBatch", "ClipSet", "CopyClipSet", "FolderClipSet", "GeneratedClipSet", "WorldClipSet"]
 
 BATCH = 16  # clips that are read, measured and kept together
 
@@ -73,8 +73,12 @@ class ClipSet(ABC):
     def read(self, index: int, size: int) -> ClipBatch:
         """The first `size` clips, at most BATCH, of a batch; fewer where there are no more."""
 
+    def clip(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
+        """The frames of one clip, whose batch is read again."""
+        return self.read(number // BATCH, BATCH).frames[number % BATCH]
+
     def group(self, clip: int) -> int:
-        """A number that the clips of one file share, and no others."""
+        """A number that the clips of one file or group share, and no others."""
         return hash_seed(self.content, clip)
 
 
@@ -130,8 +134,18 @@ class FolderClipSet(ClipSet):
         return replace(clips, truth=self.truth.read(index, size).frames)
 
     def group(self, clip: int) -> int:
-        """A number of the clip's file, by its content."""
-        return hash_seed(self.source.content(self.windows(clip + 1)[clip][0]))
+        """A number of the clip's group in the metadata, or else of its file, by the file's content."""
+        number = self._number(clip)
+        group = self.source.clips[number].group
+        return hash_seed(self.source.content(number)) if group is None else hash_seed("group", group)
+
+    def file(self, clip: int) -> str:
+        """The name of the clip's file."""
+        return self.source.clips[self._number(clip)].path.name
+
+    def _number(self, clip: int) -> int:
+        """The number of the clip's file."""
+        return self.windows(clip + 1)[clip][0]
 
     def _unpaired(self, truth: FolderClipSet) -> ValueError:
         return ValueError(
@@ -161,6 +175,31 @@ class WorldClipSet(ClipSet):
         if not isinstance(self.source, Verifying):
             return None
         return self.source.matches_prompt(frames, index, BATCH, seed=self._seed)
+
+
+class CopyClipSet(ClipSet):
+    """The clips of `reference`, with copies of the last of the first `given` frames in place of all that follow.
+
+    A prediction must surpass it to be of use.
+    """
+
+    kind = "copy"
+    code = ()
+
+    def __init__(self, reference: ClipSet, given: int) -> None:
+        super().__init__("copy of the last given frame", reference.fps, (given,), reference)
+        self.reference, self.given = reference, given
+
+    def read(self, index: int, size: int) -> ClipBatch:
+        """Copies, made now."""
+        real = self.reference.read(index, size)
+        frames = real.frames.copy()
+        frames[:, self.given :] = frames[:, self.given - 1 : self.given]
+        return ClipBatch(frames, real.conditions, real.classes, truth=real.frames[:, self.given :])
+
+    def group(self, clip: int) -> int:
+        """That of the reference's clip."""
+        return self.reference.group(clip)
 
 
 class GeneratedClipSet(ClipSet):
@@ -215,7 +254,9 @@ class GeneratedClipSet(ClipSet):
             conditions.to(torch.device("cpu")),
             classes=real.classes if real and "label" in conditions.present else (),
             truth=real.frames[:, family.context_frames :] if real and family.context_frames else None,
-            matches_prompt=prompted.matches_prompt(made, index) if isinstance(prompted, WorldClipSet) else None,
+            matches_prompt=prompted.matches_prompt(made[:, family.context_frames :], index)
+            if isinstance(prompted, WorldClipSet)
+            else None,
         )
 
     def _relabelled(self, conditions: Conditions) -> Conditions:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import cv2
 
-from kinema.data.clips import DataConfig, FolderClips, open_clips
-from kinema.evaluation.clip_sets import ClipSet, FolderClipSet, GeneratedClipSet, WorldClipSet
+from kinema.data.clips import DataConfig, FolderClips, NoClips, Part, open_clips
+from kinema.evaluation.clip_sets import ClipSet, CopyClipSet, FolderClipSet, GeneratedClipSet, WorldClipSet
 from kinema.evaluation.measure import compute_numbers
+from kinema.evaluation.nearest import NEAREST, Memorisation, NearestClips
 from kinema.evaluation.rows import Rows, measure_clips
 from kinema.evaluation.saved import SavedFeatures, load_features
 from kinema.metrics.features import load_network, sha256
@@ -24,8 +25,9 @@ from kinema.runtime.device import Runtime
 from kinema.sampling.model import Model, load
 from kinema.zoo import is_model
 
-__all__ = ["Evaluation", "EvaluationConfig", "evaluate"]
+__all__ = ["Evaluation", "EvaluationConfig", "evaluate", "with_baselines"]
 
+HELD_OUT = "held-out real clips"
 RESIZE = "the largest centre crop of the target's shape, in whole pixels, then bicubic, antialiased"
 SAME_RATE = 0.01  # share by which frame rates may differ
 PACKAGES = ("kinema", "torch", "numpy", "scipy", "av", "pillow")
@@ -72,6 +74,16 @@ class Evaluation:
     result: Result
     rows: Rows
     fps: float | None
+    baselines: tuple[
+        Evaluation, ...
+    ] = ()  # what a model is read beside: held-out clips, a copy of the last given frame
+    nearest: NearestClips | None = None  # of a model that was trained on the reference
+
+
+def with_baselines(found: Sequence[Evaluation]) -> list[Evaluation]:
+    """Evaluations, and then their baselines, each once."""
+    baselines = {baseline.result.source: baseline for one in found for baseline in one.baselines}
+    return [*found, *baselines.values()]
 
 
 def evaluate(
@@ -84,21 +96,27 @@ def evaluate(
     """Measure sources against a reference, all under one protocol; the reference's own evaluation comes second.
 
     A source is a model (a run, a checkpoint, an exported file or one that ships), a folder of clips, a procedural world
-    or a file of saved features. Raises ValueError for what cannot be measured, or not by one protocol.
+    or a file of saved features. Where models were trained on the folder that is the reference, it is the part that they
+    were trained on, and held-out files are one of their `baselines`. Frames that models are given are measured in no
+    set. Raises ValueError for what cannot be measured, or not by one protocol.
     """
     models = {name: load(name, runtime) for name in names if is_model(name)}
     reference_models: Mapping[str, Model] = {}
     if against and against not in WORLDS and is_model(against):  # a model and a world may have the same name
         reference_models = {against: load(against, runtime)}
     network = load_network(config.features, config.weights, runtime.device)
-    data = _data_config(config, {**models, **reference_models})
-    reference = _open(against, reference_models, data, config, None) if against else None
+    trained = [model for model in models.values() if against and _trained_on(model, against)]
+    data = replace(_data_config(config, {**models, **reference_models}), holdout=_holdout(trained, config))
+    reference = _open(against, reference_models, data, config, None, "training") if against else None
     conditions = None if isinstance(reference, SavedFeatures) else reference
     if config.paired and not isinstance(conditions, FolderClipSet):
         raise ValueError("paired clips are predictions of those in a folder: name it with --against")
     sources = [_open(name, models, data, config, conditions) for name in names]
     sets = [*([reference] if reference else []), *sources]
     rate = _common_rate(sets)
+    given = max((model.family.context_frames for model in [*models.values(), *reference_models.values()]), default=0)
+    if given >= data.frames:
+        raise ValueError(f"clips of {data.frames} frames have none to measure after {given} given ones: give --frames")
     protocol = Protocol(
         clips=min([config.clips, *(len(one.features) for one in sets if isinstance(one, SavedFeatures))]),
         frames=data.frames,
@@ -110,8 +128,13 @@ def evaluate(
         reference=reference.content if reference else "",
         seed=config.seed,
         paired=config.paired,
+        given=given,
         lpips=sha256(Path(config.lpips)) if config.lpips else "",
     )
+
+    def measure(clip_set: ClipSet, name: str, count: int) -> Rows:
+        return measure_clips(clip_set, count, network, config.lpips, config.cache, partial(progress, name), given)
+
     rows, count = list[Rows](), protocol.clips
     for one in sets:
         _check_count(count)
@@ -119,40 +142,93 @@ def evaluate(
             one.check_protocol(protocol)
             rows.append(one.rows(count))
         else:
-            rows.append(measure_clips(one, count, network, config.lpips, config.cache, partial(progress, one.name)))
+            rows.append(measure(one, one.name, count))
         count = len(rows[-1])
     _check_count(count)
     protocol = replace(protocol, clips=count)
+    measured = rows[0]  # of the reference, as many clips as there are
     rows = [one.first(count) for one in rows]
+    real = rows.pop(0) if reference else None
 
-    def evaluation(clip_set: ClipSet | SavedFeatures, rows: Rows, real: Rows | None) -> Evaluation:
+    def evaluation(clip_set: ClipSet | SavedFeatures, rows: Rows, real: Rows | None, baseline: str = "") -> Evaluation:
+        # few files are held out: what is measured of them is marked
+        numbers = compute_numbers(rows, real, network.name, config.force or baseline == HELD_OUT)
+        if NEAREST in numbers:
+            numbers[NEAREST] = replace(numbers[NEAREST], real=1.0)
         result = Result(
-            source=clip_set.name,
-            kind=clip_set.kind,
+            source=baseline or clip_set.name,
+            kind="baseline" if baseline else clip_set.kind,
             protocol=protocol,
-            numbers=compute_numbers(rows, real, network.name, config.force),
+            numbers=numbers,
             provenance=_provenance(clip_set.model if isinstance(clip_set, GeneratedClipSet) else None, runtime),
             per_clip={key: values.tolist() for key, values in rows.per_clip.items()},
             skipped=tuple(dict.fromkeys((*(reference.skipped if reference else ()), *clip_set.skipped))),
         )
         return Evaluation(result, rows, clip_set.fps)
 
-    real = rows.pop(0) if reference else None
-    found = [evaluation(one, of, real) for one, of in zip(sources, rows, strict=True)]
+    copied = held_out = memorisation = None
+    if given and isinstance(reference, ClipSet):
+        copies = CopyClipSet(reference, given)
+        copied = evaluation(copies, measure(copies, copies.name, count), real, copies.name)
+    if trained and isinstance(reference, FolderClipSet):
+        held = _held_out(reference, config.seed)
+        held_rows = measure(held, HELD_OUT, count) if held else None
+        memorisation = Memorisation(reference, measured, held_rows)
+        if held and held_rows:
+            held_out = evaluation(held, memorisation.measured(held_rows), real, HELD_OUT)
+
+    found = []
+    for one, of in zip(sources, rows, strict=True):
+        model, nearest = one.model if isinstance(one, GeneratedClipSet) else None, None
+        beside = [copied] if model and model.family.context_frames else []
+        if memorisation and isinstance(one, GeneratedClipSet) and any(model is other for other in trained):
+            of, nearest = memorisation.measured(of), memorisation.nearest_clips(one, of)
+            beside.insert(0, held_out)
+        baselines = tuple(baseline for baseline in beside if baseline)
+        found.append(replace(evaluation(one, of, real), baselines=baselines, nearest=nearest))
     return found, evaluation(reference, real, None) if reference and real else None
 
 
+def _trained_on(model: Model, folder: str) -> bool:
+    """Whether a model was trained on this folder; an exported model knows its name only."""
+    place = Path(folder).expanduser().resolve()
+    source = Path(model.experiment.data.source).expanduser()
+    return place.is_dir() and folder not in WORLDS and (source.resolve() == place or source == Path(place.name))
+
+
+def _holdout(trained: Sequence[Model], config: EvaluationConfig) -> float:
+    """The share of files that was held out of training; 0 where models differ in it and where files are paired."""
+    shares = {model.experiment.data.holdout for model in trained}
+    return shares.pop() if len(shares) == 1 and not config.paired else 0.0
+
+
+def _held_out(training: FolderClipSet, seed: int) -> FolderClipSet | None:
+    """The held-out files of a folder whose other files are `training`; None where no two clips of them can be used."""
+    if not training.source.other_clips:
+        return None
+    try:
+        held_out = FolderClipSet(training.name, FolderClips(training.source.config, "held out"), seed)
+        return held_out if len(held_out.windows(2)) == 2 else None
+    except NoClips:
+        return None
+
+
 def _open(
-    name: str, models: Mapping[str, Model], data: DataConfig, config: EvaluationConfig, reference: ClipSet | None
+    name: str,
+    models: Mapping[str, Model],
+    data: DataConfig,
+    config: EvaluationConfig,
+    reference: ClipSet | None,
+    part: Part = "all",
 ) -> ClipSet | SavedFeatures:
-    """The set of clips that a name stands for."""
+    """The set of clips that a name stands for, or the part of a folder."""
     if name in models:
         return GeneratedClipSet(name, models[name], data.frames, config.seed, reference)
     if name.endswith(".npz"):
         return load_features(Path(name))
     is_world = name in WORLDS
     data = replace(data, source=name, fps=None if is_world else data.fps, audio=data.audio and not is_world)
-    source = open_clips(data)
+    source = open_clips(data, part)
     if not isinstance(source, FolderClips):
         return WorldClipSet(name, source, config.seed)
     truth = reference if config.paired and isinstance(reference, FolderClipSet) else None
@@ -207,7 +283,7 @@ def _provenance(model: Model | None, runtime: Runtime) -> dict[str, str]:
     found |= {"opencv": cv2.__version__, "python": platform.python_version(), "device": str(runtime.device)}
     if model is not None:
         if context := model.family.context_frames:
-            found["context"] = f"the first {context} frames are real; only PSNR, SSIM and LPIPS leave them out"
+            found["context"] = f"the first {context} frames are given; they are not measured"
         sampling = model.family.sampling
         found |= {"sampling": json.dumps(asdict(sampling)) if sampling else "", "precision": str(runtime.precision)}
     return found

@@ -89,15 +89,17 @@ def measure_clips(
     lpips: str | None = None,
     cache: str | None = None,
     progress: Progress = no_progress,
+    given: int = 0,
 ) -> Rows:
     """The rows of the first `count` clips, or of all where there are fewer, from the cache where they are in it.
 
-    `lpips` is a file of weights for `perceptual_distance` of predictions. `progress` counts batches. Raises ValueError
-    for features that are not finite, and where the cache cannot be written.
+    The first `given` frames of each clip are shown in `samples` but not measured. `lpips` is a file of weights for
+    `perceptual_distance` of predictions. `progress` counts batches. Raises ValueError for features that are not finite,
+    and where the cache cannot be written.
     """
     code = code_digest("metrics", "evaluation.rows", "nn.perceptual", "conditions.audio", "data.writing", "runtime")
     versions = version("scipy"), cv2.__version__
-    by = (network.name, network.checksum, network.preprocessing, lpips and sha256(Path(lpips)))
+    by = (network.name, network.checksum, network.preprocessing, lpips and sha256(Path(lpips)), given)
     folder = cache_folder(cache, "measured") / digest(clip_set.key, code, versions, *by)
     sizes = [min(BATCH, count - first) for first in range(0, count, BATCH)]
 
@@ -116,7 +118,7 @@ def measure_clips(
                 break
             file = path(index, size)
             if size == sizes[index] or _load(file) is None:
-                _measure(file, index, part, network, lpips, clip_set.fps)
+                _measure(file, index, part, network, lpips, clip_set.fps, given)
             part = _load(file)
             assert part is not None, file
         parts.append(part)
@@ -146,23 +148,27 @@ def _prefetched(read: Callable[[int], Arrays | ClipBatch], count: int) -> Iterat
 
 
 def _measure(
-    path: Path, index: int, clips: ClipBatch, network: FeatureNetwork, lpips: str | None, fps: float | None
+    path: Path, index: int, clips: ClipBatch, network: FeatureNetwork, lpips: str | None, fps: float | None, given: int
 ) -> None:
     """Write a batch's file."""
-    features = network(torch.from_numpy(clips.frames)).float().cpu().numpy()
+    frames = clips.frames[:, given:]
+    features = network(torch.from_numpy(frames)).float().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
         raise ValueError(f"clip {index * BATCH + bad[0]} has features that are not numbers: are its frames broken?")
-    found, shares = _parallel_measures(clips.frames)
+    found, shares = _parallel_measures(frames)
     if clips.truth is not None:
-        predicted = _prediction_measures(clips.frames[:, -clips.truth.shape[1] :], clips.truth, lpips)
+        truth = clips.truth[:, -frames.shape[1] :]
+        predicted = _prediction_measures(frames[:, -truth.shape[1] :], truth, lpips)
         found |= {name: values.mean(1) for name, values in predicted.items()}
         found |= {f"{name}{PER_FRAME}": values for name, values in predicted.items()}
     if clips.matches_prompt is not None:
         found["adherence"] = clips.matches_prompt
     if clips.conditions.audio is not None and fps is not None:
-        pairs = zip(clips.conditions.audio.numpy(), clips.frames, strict=True)
-        found["synchrony"] = np.array([synchrony(audio, SAMPLE_RATE, frames, fps) for audio, frames in pairs])
+        audio = clips.conditions.audio.numpy()[:, round(given / fps * SAMPLE_RATE) :]
+        found["synchrony"] = np.array(
+            [synchrony(sound, SAMPLE_RATE, clip, fps) for sound, clip in zip(audio, frames, strict=True)]
+        )
     samples = slice(SAMPLES if index == 0 else 0)
     captions = np.array((clips.conditions.text or ())[samples], dtype=np.str_)
     classes = np.array(clips.classes or [""] * len(features), dtype=np.str_)

@@ -45,7 +45,7 @@ class SavedFeatures:
 
     def check_protocol(self, protocol: Protocol) -> None:
         """Raise ValueError where the features were computed otherwise than by `protocol`."""
-        for name in ("features", "frames", "height", "width", "resize", "version"):
+        for name in ("features", "frames", "given", "height", "width", "resize", "version"):
             theirs, ours = getattr(self.protocol, name), getattr(protocol, name)
             if theirs != ours:
                 raise ValueError(f"{self.name} was made with {name} {theirs}, and this is {ours}: measure both alike")

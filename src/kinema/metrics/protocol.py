@@ -43,6 +43,8 @@ class Protocol:
     """Of the first generated clip, and of the choice of real ones."""
     paired: bool = False
     """Whether folders are predictions of the reference's files."""
+    given: int = 0
+    """First frames of a clip that models are given; they are not measured."""
     lpips: str = ""
     """The SHA-256 of LPIPS's weights; empty without LPIPS."""
     version: int = VERSION
@@ -79,7 +81,7 @@ class Result:
     source: str
     """Its name as given."""
     kind: str
-    """generated, real, world or features."""
+    """generated, folder, world, features, or baseline: what a source is read beside."""
     protocol: Protocol
     numbers: Mapping[str, Number]
     provenance: Mapping[str, str] = field(default_factory=dict)
