@@ -9,7 +9,9 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ from PIL import Image
 from rich.console import Console
 
 from kinema.metrics.protocol import Difference, Number, Protocol, Result
-from kinema.report.html import ClipColumn, Plot, html_page
+from kinema.report import html
+from kinema.report.html import ClipColumn, ClipGroup, Plot, html_page
 from kinema.report.tables import build_report, format_number
 from kinema.report.text import markdown, terminal_table
 
@@ -119,7 +122,7 @@ def test_page_document_terminal_and_json_have_the_same_numbers() -> None:
     lines = markdown_table(document(found), "## Numbers")
     printed = [[cell.strip() for cell in line.split("│")[1:-1]] for line in terminal(found).splitlines() if "│" in line]
     assert [row[0][0].split()[0] for row in rows[1:]] == ["fvd", "kept", "motion", "extra"]
-    assert [text for text, _ in rows[0]] == ["Measure", "one generated", "two generated", "Reference", "Better"]
+    assert [text for text, _ in rows[0]] == ["Measure", "one generated", "two generated", "Reference"]
     seen = 0
     for row, line, shown in zip(rows[1:], lines[1:], printed, strict=True):
         name = row[0][0].split()[0]
@@ -140,7 +143,12 @@ def test_page_document_terminal_and_json_have_the_same_numbers() -> None:
         assert figures(row[3][0]) == figures(line[3]) == figures(shown[3])
     assert seen == 6
     assert [row[3][1] for row in rows[1:]] == [[31.27], [0.99], [4.31], []]
-    assert [line[4] for line in lines[1:]] == ["lower", "higher", "near the reference", ""]
+    assert [row[0][0] for row in rows[1:]] == [
+        "fvd squared distance, lower is better",
+        "kept share, higher is better",
+        "motion 8-bit pixels, best near the reference",
+        "extra",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -166,15 +174,87 @@ def test_the_best_is_what_better_says() -> None:
     assert [[cell.best for cell in row[1:3]] for row in rows] == [
         [True, False],
         [False, False],
-        [True, False],  # 4.25 is nearer to 4.31 than 4.39 is
+        [False, False],  # 4.25 is nearer to 4.31 than 4.39 is, but their intervals overlap
         [False, False],
     ]
     single = build_report(results()[:1], title="t").sections[0]
     assert not any(cell.best for row in single.tables[0].rows for cell in row) and "bold" not in single.text
     text = page(results())
-    assert re.findall(r"<b>([\d.]+)</b>", text) == ["212.3", "4.250"]
-    assert re.findall(r"\*\*([^*]*)\*\*", document(results())) == ["212.3", "4.250"]
+    assert re.findall(r"<b>([\d.]+)</b>", text) == ["212.3"]
+    assert re.findall(r"\*\*([^*]*)\*\*", document(results())) == ["212.3"]
     assert "best value of a row is bold" in text
+
+
+@pytest.mark.parametrize(
+    ("better", "intervals", "best"),
+    [
+        ("lower", [(1, 2), (3, 4), (2.5, 5)], 0),
+        ("lower", [(1, 2), (1.9, 4)], None),
+        ("higher", [(1, 2), (3, 4)], 1),
+        ("near", [(9.9, 10.1), (11, 12)], 0),  # the reference is 10
+        ("near", [(8.5, 9.2), (10.5, 10.6)], 1),
+        ("near", [(8.5, 9.5), (10.1, 11)], None),
+        ("near", [(0, 5), (11, 12), (9, 10.5)], None),
+        ("", [(1, 2), (3, 4)], None),
+        ("lower", [(1, 2)], None),
+        ("lower", [(1, NAN), (3, 4)], None),
+    ],
+)
+def test_bold_is_the_best_whose_interval_is_apart(better: str, intervals: list, best: int | None) -> None:
+    numbers = [
+        Number(low if math.isnan(high) else (low + high) / 2, low, high, 256, "", better, 10.0)
+        for low, high in intervals
+    ]
+    found = [Result(f"{k}", "generated", PROTOCOL, {"x": number}) for k, number in enumerate(numbers)]
+    bold = [cell.best for cell in build_report(found, title="t").sections[0].tables[0].rows[0][1 : 1 + len(found)]]
+    assert bold == [k == best for k in range(len(found))]
+
+
+def test_baselines_are_neither_bold_nor_rivals() -> None:
+    def result(name: str, kind: str, value: float) -> Result:
+        return Result(name, kind, PROTOCOL, {"x": Number(value, value - 0.1, value + 0.1, 256, "", "lower", 0.0)})
+
+    model, other, held_out = result("m", "generated", 5), result("n", "generated", 7), result("real", "baseline", 1)
+    for found, bold in (([model, held_out], []), ([model, other, held_out], ["5.00"])):
+        row = build_report(found, title="t").sections[0].tables[0].rows[0]
+        assert [cell.text for cell in row if cell.best] == bold
+    assert build_report([model, held_out], title="t").lead.startswith("m, ")
+
+
+def test_without_a_reference_there_is_no_column_for_it() -> None:
+    bare = Result("one", "folder", PROTOCOL, {"flow": Number(1.0, 0.5, 1.5, 256)})
+    section = build_report([bare], title="t").sections[0]
+    assert [cell.text for cell in section.tables[0].head] == ["Measure", "one"] and "floor" not in section.text
+
+
+def test_given_frames_are_in_the_lead_and_the_protocol() -> None:
+    number = {"fvd": Number(1.0, 0.5, 1.5, 256)}
+    report = build_report([Result("one", "generated", replace(PROTOCOL, given=5), number)], title="t")
+    assert "16 frames (the first 5 are given and not measured)" in report.lead
+    assert "the first 5 of a clip, not measured" in markdown(report)
+    assert "given" not in build_report([Result("one", "generated", PROTOCOL, number)], title="t").lead
+
+
+def test_clips_come_before_numbers_and_other_groups_after() -> None:
+    nearest = [ClipColumn("one", clips(), 8, ["near", "far"], [5, 3]), ClipColumn("training", clips(), 8, ["a", "b"])]
+    report, group = build_report(results(), title="t"), ClipGroup("Copies", "What is near.", nearest)
+    text = html_page(report, [ClipColumn("real", clips(), 8)], [Plot("p", "s", clips()[0, 0])], [group])
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Clips", "Numbers", "Copies", "Plots", "Protocol", "Skipped files"]
+    rows = Tables(text).tables["Copies"]
+    assert [rows[1][0][0].strip(), rows[3][0][0].strip()] == ["Seed 5", "Seed 3"]
+    assert [cell.strip() for cell, _ in rows[2]] == ["one near", "training a"]
+    assert "<h2>Clips</h2>" not in page(results())
+
+
+@pytest.mark.parametrize("columns", [4, 5])
+def test_a_table_of_numbers_fits_a_phone(columns: int) -> None:
+    """By its rules: 360 pixels less the page's margins hold five columns."""
+    style = (Path(html.__file__).with_name("page.css")).read_text()
+    phone = style[style.index("@media (max-width: 40rem)") :]
+    first, other = map(float, re.findall(r"calc\(([\d.]+)rem \+ \(var\(--columns\) - 1\) \* ([\d.]+)rem\)", phone)[0])
+    margin = float(re.findall(r"main \{\s*padding: 2rem ([\d.]+)rem", phone)[0])
+    assert 16 * (first + (columns - 1) * other) <= 360 - 2 * 16 * margin
+    assert f'class="data numbers" style="--columns: {columns}"' in page((results() * 2)[: columns - 2])
 
 
 def test_notes_are_referred_to_from_their_cells() -> None:
@@ -328,7 +408,7 @@ def test_one_result_without_anything_else() -> None:
 def test_many_results_each_have_a_column_and_their_skipped_files() -> None:
     found = results() * 6
     text = page(found, reference="the test split")
-    assert {len(row) for row in Tables(text).tables["Numbers of each source"]} == {1 + 12 + 2}
+    assert {len(row) for row in Tables(text).tables["Numbers of each source"]} == {1 + 12 + 1}
     assert "12 sources, measured against the test split (9f9f9f9f9f)" in text
     assert text.count("<li>one: broken.mp4: no frames</li>") == 6
     assert Tables(text).tables["How each was made"][1][1][0] == "2.9"

@@ -19,9 +19,10 @@ from kinema.cli.reading import NAMED
 from kinema.cli.writing import NOMINAL_FPS
 from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate, with_baselines
 from kinema.evaluation.measure import frechet_extrapolation
+from kinema.evaluation.nearest import NearestClips
 from kinema.evaluation.saved import save_features
 from kinema.metrics.protocol import Difference, Result
-from kinema.report.html import ClipColumn, Plot, html_page
+from kinema.report.html import ClipColumn, ClipGroup, Plot, html_page
 from kinema.report.plot import plot
 from kinema.report.tables import Report, build_report
 from kinema.report.text import markdown, terminal_table
@@ -129,7 +130,8 @@ def write_report(
     plots = [_extrapolation(one, reference) for one in extrapolated if reference]
     plots += [_per_frame(name, found) for name in dict.fromkeys(n for one in found for n in one.rows.per_frame)]
     report = _report(results, against, differences)
-    (folder / "report.html").write_text(html_page(report, clips, plots), encoding="utf-8")
+    groups = [_nearest(one, one.nearest) for one in found if one.nearest]
+    (folder / "report.html").write_text(html_page(report, clips, plots, groups), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     values = [result.to_dict() for result in results]
     (folder / "results.json").write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -148,6 +150,18 @@ def _clips(one: Evaluation) -> ClipColumn:
     seed, rows = one.result.protocol.seed, one.rows
     seeds = range(seed, seed + len(rows.samples)) if one.result.kind == "generated" else ()
     return ClipColumn(one.result.source, rows.samples, one.fps or NOMINAL_FPS, rows.captions, tuple(seeds))
+
+
+def _nearest(one: Evaluation, nearest: NearestClips) -> ClipGroup:
+    """The generated clips that are nearest to a training clip, beside it."""
+    source, fps, (made, training) = one.result.source, one.fps or NOMINAL_FPS, nearest.frames()
+    seeds = tuple(one.result.protocol.seed + number for number in nearest.numbers.tolist())
+    columns = (
+        ClipColumn(source, made, fps, [f"distance {ratio:.2f}" for ratio in nearest.ratios], seeds),
+        ClipColumn("nearest training clip", training, fps, nearest.files()),
+    )
+    text = "The clips that are nearest to a training clip. A distance of 1 is that of unseen real clips; 0 is a copy."
+    return ClipGroup(f"Nearest training clips of {source}", text, columns)
 
 
 def _extrapolation(one: Evaluation, reference: Evaluation) -> Plot:

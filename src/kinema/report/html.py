@@ -24,7 +24,7 @@ from PIL import Image
 
 from kinema.report.tables import Report, one_line
 
-__all__ = ["ClipColumn", "Plot", "html_page"]
+__all__ = ["ClipColumn", "ClipGroup", "Plot", "html_page"]
 
 FOLDER = Path(__file__).parent
 DESK, PHONE = 192, 128  # pixels of the screen for a clip's longer side
@@ -63,6 +63,15 @@ class ClipColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipGroup:
+    """Columns of clips under a heading of their own."""
+
+    title: str
+    text: str
+    columns: Sequence[ClipColumn]
+
+
+@dataclass(frozen=True, slots=True)
 class Plot:
     """A plot with its title and a caption."""
 
@@ -71,10 +80,16 @@ class Plot:
     pixels: UInt8[np.ndarray, "H W 3"]
 
 
-def html_page(report: Report, columns: Sequence[ClipColumn] = (), plots: Sequence[Plot] = ()) -> str:
+def html_page(
+    report: Report,
+    columns: Sequence[ClipColumn] = (),
+    plots: Sequence[Plot] = (),
+    groups: Sequence[ClipGroup] = (),
+) -> str:
     """The report as an HTML document; `columns` are clips, the reference's first, with the same seeds in each row.
 
-    Raises ValueError where a row of clips would mix seeds.
+    The clips come first, then the first section, then `groups` of other clips, plots and the other sections. Raises
+    ValueError where a row of clips would mix seeds.
     """
     script, style = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("page.js", "page.css"))
     environment = Environment(
@@ -85,19 +100,23 @@ def html_page(report: Report, columns: Sequence[ClipColumn] = (), plots: Sequenc
         lstrip_blocks=True,
         finalize=lambda value: one_line(value) if type(value) is str else value,  # Markup is left as it is
     )
-    lossless = all(column.lossless for column in columns)
+    lossless = all(column.lossless for group in (columns, *(group.columns for group in groups)) for column in group)
     lossy = f"Clips of more than {LOSSLESS} pixels in all are compressed (WebP, quality {QUALITY})."
+    seeded = "Generated clips are in the row of their seed. " if any(column.seeds for column in columns) else ""
+    clips = ClipGroup("Clips", seeded + ("Clips are lossless." if lossless else lossy), columns)
     return environment.get_template("page.html.j2").render(
         report=report,
-        columns=columns,
-        rows=[_row(columns, index) for index in range(max((len(column.clips) for column in columns), default=0))],
-        seeded=any(column.seeds for column in columns),
-        compression="Clips are lossless." if lossless else lossy,
+        clips=(clips, _rows(columns)),
+        groups=[(group, _rows(group.columns)) for group in groups],
         plots=[(plot, _data_url(plot.pixels, "png", optimize=True)) for plot in plots],
         style=style,
         script=script,
         digest="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _rows(columns: Sequence[ClipColumn]) -> list[dict[str, Any]]:
+    return [_row(columns, index) for index in range(max((len(column.clips) for column in columns), default=0))]
 
 
 def _row(columns: Sequence[ClipColumn], index: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from kinema.metrics.protocol import Difference, Number, Protocol, Result
 __all__ = ["Cell", "Report", "Section", "Table", "build_report", "format_number", "one_line"]
 
 UNMEASURED = "not measured"
-BETTER = {"higher": "higher", "lower": "lower", "near": "near the reference", "": ""}
+BETTER = {"higher": "higher is better", "lower": "lower is better", "near": "best near the reference"}
 FLOOR_NOTE = "The reference of a distance is its floor: real clips against other real clips."
 INTERVAL_NOTE = "The 95 % interval is beside each value."
-BEST_NOTE = "The best value of a row is bold; where intervals overlap, the order may be chance."
+BEST_NOTE = "The best value of a row is bold where its interval is apart from all others."
 DIFFERENCE_NOTE = "A less B, with the 95 % interval; p is of a paired test, where clips have the same seeds or files."
 PROTOCOL_NOTE = "Numbers compare only where the hash is the same."
 
@@ -106,30 +106,27 @@ def _numbers(results: Sequence[Result]) -> Section:
         measures |= {name: number for name, number in result.numbers.items() if name not in measures}
     clips, notes = results[0].protocol.clips, dict[str, int]()
     absent = Number(math.nan, math.nan, math.nan, clips)
-    head = [Cell("Measure"), *(Cell(result.source, result.kind) for result in results), Cell("Reference")]
-    rows = []
+    head = [Cell("Measure"), *(Cell(result.source, result.kind) for result in results)]
+    rows, references = [], []
     for name, measure in measures.items():
         numbers = [result.numbers.get(name, absent) for result in results]
-        best = _best(numbers)
+        best = _best([None if result.kind == "baseline" else result.numbers.get(name) for result in results])
         cells = []
-        for number in numbers:
+        for index, number in enumerate(numbers):
             of = "" if number.clips == clips else f"of {number.clips} clips"
             note = notes.setdefault(number.note, len(notes) + 1) if number.note else 0
-            cells.append(
-                _cell((number.value, number.low, number.high), of, best is not None and _loss(number) == best, note)
-            )
-        rows.append(
-            [
-                Cell(name, measure.unit),
-                *cells,
-                _reference(numbers, cells),
-                Cell(BETTER.get(measure.better, measure.better)),
-            ]
-        )
+            cells.append(_cell((number.value, number.low, number.high), of, index == best, note))
+        words = ", ".join(filter(None, (measure.unit, BETTER.get(measure.better, measure.better))))
+        rows.append([Cell(name, words), *cells])
+        references.append(_reference(numbers, cells))
+    if any(cell.text for cell in references):
+        head.append(Cell("Reference"))
+        rows = [[*row, reference] for row, reference in zip(rows, references, strict=True)]
     bold = any(cell.best for row in rows for cell in row)
-    text = " ".join([INTERVAL_NOTE, *([BEST_NOTE] if bold else []), FLOOR_NOTE])
-    table = Table("Numbers of each source", [*head, Cell("Better")], rows, numeric=True)
-    return Section("Numbers", text, [table], tuple(notes))
+    text = " ".join(
+        [INTERVAL_NOTE, *([BEST_NOTE] if bold else []), *([FLOOR_NOTE] if len(head) > len(results) + 1 else [])]
+    )
+    return Section("Numbers", text, [Table("Numbers of each source", head, rows, numeric=True)], tuple(notes))
 
 
 def _cell(values: tuple[float, float, float], detail: str = "", best: bool = False, note: int = 0) -> Cell:
@@ -162,6 +159,7 @@ def _protocol(protocol: Protocol) -> Table:
         "hash": protocol.hash,
         "clips": f"{protocol.clips} in each set",
         "frames": f"{protocol.frames} in a clip",
+        "given frames": f"the first {protocol.given} of a clip, not measured" if protocol.given else "none",
         "frame rate": "unknown" if protocol.fps is None else f"{protocol.fps:g} frames a second",
         "size": f"{protocol.width}x{protocol.height} pixels",
         "resizing": protocol.resize,
@@ -186,11 +184,14 @@ def _provenance(results: Sequence[Result]) -> Iterable[Table]:
 def _lead(results: Sequence[Result], reference: str) -> str:
     """What was measured against what, in one sentence."""
     protocol = results[0].protocol
-    what = results[0].source if len(results) == 1 else f"{len(results)} sources"
+    names = [result.source for result in results if result.kind != "baseline"]
+    what = names[0] if len(names) == 1 else f"{len(names)} sources"
     named = f"{reference or 'the reference'} ({protocol.reference[:10]})"
     against = f"measured against {named}" if protocol.reference else "measured without a reference"
     rate = "at an unknown rate" if protocol.fps is None else f"at {protocol.fps:g} frames a second"
-    size = f"{protocol.clips} clips of {protocol.frames} frames, {protocol.width}x{protocol.height} pixels, {rate}"
+    given = f" (the first {protocol.given} are given and not measured)" if protocol.given else ""
+    frames = f"{protocol.clips} clips of {protocol.frames} frames{given}"
+    size = f"{frames}, {protocol.width}x{protocol.height} pixels, {rate}"
     return f"{what}, {against}: {size}."
 
 
@@ -215,14 +216,19 @@ def _fixed(value: float, places: int) -> str:
     return f"{round(value, places) + 0.0:.{places}f}"  # adding zero turns -0.0 into 0.0
 
 
-def _loss(number: Number) -> float:
-    """A value that is lower where the number is better; NaN where that is not defined."""
-    if number.better == "near":
-        return math.nan if number.real is None else abs(number.value - number.real)
-    return {"higher": -number.value, "lower": number.value}.get(number.better, math.nan)
+def _losses(number: Number) -> tuple[float, float]:
+    """The ends of the interval as values that are lower where the number is better; NaN where that is not defined."""
+    low, high = number.low, number.high
+    if number.better == "near" and number.real is not None:
+        ends = abs(low - number.real), abs(high - number.real)
+        return (0.0 if low <= number.real <= high else min(ends)), max(ends)
+    return {"higher": (-high, -low), "lower": (low, high)}.get(number.better, (math.nan, math.nan))
 
 
-def _best(numbers: Sequence[Number]) -> float | None:
-    """The lowest loss; None where fewer than two numbers have one."""
-    losses = [loss for loss in map(_loss, numbers) if math.isfinite(loss)]
-    return min(losses) if len(losses) > 1 else None
+def _best(numbers: Sequence[Number | None]) -> int | None:
+    """The place of the number whose interval is better than those of all others; None where there is no such number."""
+    losses = {k: _losses(n) for k, n in enumerate(numbers) if n is not None and math.isfinite(n.value)}
+    if len(losses) < 2:
+        return None
+    best = min(losses, key=lambda k: losses[k][1])
+    return best if all(losses[best][1] < low for k, (low, _) in losses.items() if k != best) else None
