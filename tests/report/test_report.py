@@ -215,7 +215,7 @@ def test_baselines_are_neither_bold_nor_rivals() -> None:
         return Result(name, kind, PROTOCOL, {"x": Number(value, value - 0.1, value + 0.1, 256, "", "lower", 0.0)})
 
     model, other, held_out = result("m", "generated", 5), result("n", "generated", 7), result("real", "baseline", 1)
-    for found, bold in (([model, held_out], []), ([model, other, held_out], ["5.00"])):
+    for found, bold in (([model, held_out], []), ([model, other, held_out], ["5.000"])):
         row = build_report(found, title="t").sections[0].tables[0].rows[0]
         assert [cell.text for cell in row if cell.best] == bold
     assert build_report([model, held_out], title="t").lead.startswith("m, ")
