@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
 from kinema.conditions.text import make_vocabulary
 from kinema.data.cache import code_digest, digest
@@ -250,6 +250,11 @@ class FolderClips:
     def content(self, clip: int) -> str:
         """A hash of the file of the clip of this number."""
         return self._entries[clip].content
+
+    def frames(self, clip: int) -> UInt8[np.ndarray, "T H W 3"]:
+        """All frames of a decoded clip."""
+        decoded = self._decoded[clip]
+        return decoded.read(0, decoded.shape[0])
 
     def read(self, windows: Sequence[tuple[int, int]], flips: Bool[np.ndarray, " size"] | None = None) -> Batch:
         """Windows given by the number of a decoded clip and the first frame, mirrored where `flips` is true.

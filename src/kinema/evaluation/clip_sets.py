@@ -135,17 +135,12 @@ class FolderClipSet(ClipSet):
 
     def group(self, clip: int) -> int:
         """A number of the clip's group in the metadata, or else of its file, by the file's content."""
-        number = self._number(clip)
+        return self.file_group(self.windows(clip + 1)[clip][0])
+
+    def file_group(self, number: int) -> int:
+        """The same for a file by its number."""
         group = self.source.clips[number].group
         return hash_seed(self.source.content(number)) if group is None else hash_seed("group", group)
-
-    def file(self, clip: int) -> str:
-        """The name of the clip's file."""
-        return self.source.clips[self._number(clip)].path.name
-
-    def _number(self, clip: int) -> int:
-        """The number of the clip's file."""
-        return self.windows(clip + 1)[clip][0]
 
     def _unpaired(self, truth: FolderClipSet) -> ValueError:
         return ValueError(

@@ -173,7 +173,7 @@ def evaluate(
     if trained and isinstance(reference, FolderClipSet):
         held = _held_out(reference, config.seed)
         held_rows = measure(held, HELD_OUT, count) if held else None
-        memorisation = Memorisation(reference, measured, held_rows)
+        memorisation = Memorisation(reference, measured, held_rows, given, partial(progress, NEAREST))
         if held and held_rows:
             held_out = evaluation(held, memorisation.measured(held_rows), real, HELD_OUT)
 
@@ -182,7 +182,8 @@ def evaluate(
         model, nearest = one.model if isinstance(one, GeneratedClipSet) else None, None
         beside = [copied] if model and model.family.context_frames else []
         if memorisation and isinstance(one, GeneratedClipSet) and any(model is other for other in trained):
-            of, nearest = memorisation.measured(of), memorisation.nearest_clips(one, of)
+            of = memorisation.measured(of)
+            nearest = memorisation.nearest_clips(one, of)
             beside.insert(0, held_out)
         baselines = tuple(baseline for baseline in beside if baseline)
         found.append(replace(evaluation(one, of, real), baselines=baselines, nearest=nearest))

@@ -41,7 +41,8 @@ class SavedFeatures:
     def rows(self, count: int) -> Rows:
         """Those of the first clips, of which only the features are known."""
         features, samples = self.features[:count], np.zeros((0, 1, 1, 1, 3), np.uint8)
-        return Rows(features, self.groups[:count], ("",) * count, {}, {}, np.zeros((count, 8)), samples, ())
+        small = np.zeros((0, 1, 8, 8, 3), np.uint8)
+        return Rows(features, self.groups[:count], ("",) * count, {}, {}, np.zeros((count, 8)), samples, (), small)
 
     def check_protocol(self, protocol: Protocol) -> None:
         """Raise ValueError where the features were computed otherwise than by `protocol`."""
