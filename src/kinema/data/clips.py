@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int64
 
 from kinema.conditions.text import make_vocabulary
 from kinema.data.cache import code_digest, digest
-from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip
+from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip, Fit
 from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.readers.base import Clip
 from kinema.registry import WORLDS
@@ -39,11 +39,17 @@ class DataConfig:
     frames: int = 16
     """Frames of a training clip."""
     height: int = 64
-    """Pixels; frames are resized to cover height x width and cropped at the centre."""
+    """Pixels."""
     width: int = 64
     """Pixels."""
+    fit: Fit = "crop"
+    """How frames of another shape are fitted: crop cuts at the sides, pad adds black, stretch changes the shape."""
     fps: float | None = None
     """Frames a second that videos are resampled to; None takes every frame."""
+    short: Literal["hold", "skip"] = "hold"
+    """Clips with fewer frames: hold the last frame of those that have at least half of them, or skip all of them."""
+    label: str = "label"
+    """The column of metadata with the labels; none: no labels, nor class folders."""
     flip: bool = False
     """Mirror half of the clips at random."""
     audio: bool = False
@@ -124,10 +130,11 @@ class FolderClips:
 
     def _scan(self, config: DataConfig) -> None:
         """Find the clips."""
-        folder = scan(config.source)
+        folder = scan(config.source, config.label)
         self.config, self.classes, self._root, self._skipped = config, folder.classes, folder.root, [*folder.skipped]
-        size = config.frames, config.height, config.width
-        self._cache = ClipCache(*size, config.fps, config.audio, config.cache, len(folder.clips))
+        least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
+        size = config.height, config.width, config.fit
+        self._cache = ClipCache(least, *size, config.fps, config.audio, config.cache, len(folder.clips))
         self._entries: list[ClipEntry] = []
         self._decoded: dict[int, DecodedClip] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -163,7 +170,7 @@ class FolderClips:
         spec = ClipSpec(config.frames, config.height, config.width, fps, self.classes)
         self.spec = replace(spec, words=words, actions=columns.pop(), audio=config.audio)
         entries = [entry.key for entry in self._entries]
-        self.key = digest(code_digest("data"), self.spec, config.fps, config.flip, entries)
+        self.key = digest(code_digest("data"), self.spec, config.fps, config.fit, config.short, config.flip, entries)
 
     @property
     def clips(self) -> list[Clip]:
@@ -230,7 +237,8 @@ class FolderClips:
             flipped = flips is not None and flips[row]
             frames[row] = rearrange(window[:, :, ::-1] if flipped else window, "t h w c -> t c h w")
             if decoded.actions is not None:
-                actions.append(decoded.actions[begin : begin + config.frames])
+                rows = np.minimum(np.arange(begin, begin + config.frames), decoded.shape[0] - 1)
+                actions.append(decoded.actions[rows])
             if self.spec.audio and self.spec.fps:
                 audio.append(decoded.audio(begin / self.spec.fps, config.frames / self.spec.fps))
         clips = [clip for clip, _ in windows]
@@ -258,6 +266,11 @@ class FolderSource(FolderClips):
         self._decoded = dict(enumerate(self._decoded[clip] for clip in usable))
         self._summarize()
 
+    @property
+    def held(self) -> int:
+        """Clips that are shorter than `config.frames`, whose last frame is repeated."""
+        return sum(decoded.shape[0] < self.config.frames for decoded in self._decoded.values())
+
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each from anywhere in its clip; in an epoch each clip comes once.
 
@@ -269,7 +282,7 @@ class FolderSource(FolderClips):
         random = np.random.default_rng((seed, 1, step, rank))
         places, flips = random.random(size), random.random(size) < 0.5
         begins = [
-            int(place * (self._decoded[clip].shape[0] - config.frames + 1))
+            int(place * max(1, self._decoded[clip].shape[0] - config.frames + 1))
             for clip, place in zip(clips, places, strict=True)
         ]
         return self.read(list(zip(clips, begins, strict=True)), flips if config.flip else None)

@@ -161,7 +161,7 @@ def _open(
 
 def _data_config(config: EvaluationConfig, models: Mapping[str, Model]) -> DataConfig:
     """The length, size and rate that all clips are measured at: as configured, or the models' own."""
-    defaults = DataConfig(audio=config.audio, cache=config.cache)
+    defaults = DataConfig(short="skip", audio=config.audio, cache=config.cache)
     specs = [model.spec for model in models.values()]
     sizes = {(spec.height, spec.width) for spec in specs} or {(defaults.height, defaults.width)}
     rates = {model.experiment.data.fps for model in models.values()} or {None}
