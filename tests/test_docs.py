@@ -48,7 +48,7 @@ def help_flags(words: list[str], capsys) -> set[str]:
     """The flags in the help of the command that `words` begin with; fails where there is no such command."""
     name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
     assert name, f"there is no kinema {words[0]}"
-    family = words[1:2] if name == "train" else []
+    family = [word for word in words[1:2] if name in ("train", "plan") and not word.startswith("-")]
     with contextlib.suppress(SystemExit):
         main([*name.split(), *family, "--help"])
     return set(re.findall(r"--[\w.-]+", capsys.readouterr().out))

@@ -49,9 +49,9 @@ class TrainConfig:
     init_from: str | None = None
     """A model with the same network to start from: a run, a file or a shipped model."""
     save_every_minutes: float = 3.0
-    """Minutes between checkpoints."""
-    sample_every_minutes: float = 3.0
-    """Minutes between sample sheets in TensorBoard."""
+    """Minutes between checkpoints; the first comes after one."""
+    sample_every_minutes: float = 30.0
+    """The most minutes between sample sheets; the first comes within a minute, and the time between them doubles."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:

@@ -149,9 +149,11 @@ def test_data_check(make_clip, tmp_path, kinema):
     assert rows["frame rates"] == "25 (2), 20 (1)"
     assert rows["sound"] == "44100 Hz (1)"
     assert rows["labels"] == "jump (2), wave (2)" and rows["captions"] == "none"
+    assert re.search(r"^time +9 frames at 20 a second.*20 to 25 frames a second", out, re.MULTILINE)
+    assert f"kinema train --data {tmp_path / 'clips'} --out runs/x --minutes 30" in out
     assert re.search(r"^skipped jump/bad\.mp4: ", out, re.MULTILINE)
 
-    config = DataConfig(source=str(tmp_path / "clips"), frames=8, height=16, width=16)
+    config = DataConfig(source=str(tmp_path / "clips"), frames=8, height=16, width=16, fps=20)
     seen = contact_sheet(open_source(config).batch(0, 3, seed=0).frames.movedim(2, -1).numpy())
     assert np.array_equal(np.asarray(Image.open(sheet)), seen)
 
@@ -197,7 +199,7 @@ def test_a_bad_file_is_named_once_and_the_run_goes_on(clips, make_clip, tmp_path
     assert status == 0, err
     for name in ("notes.mp4", "short.mp4", "cut.mp4", "gone.mp4", "2.mp4"):
         assert len(re.findall(rf"^skipped {re.escape(name)}: ", err, re.MULTILINE)) == 1, err
-    assert "skipped short.mp4: 1 frame at 25 fps, 8 are needed" in err
+    assert "skipped short.mp4: 1 frame at 25 fps, 4 are needed" in err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor
 from kinema import presets
 from kinema.cli.main import main
 from kinema.data.clips import DataConfig
-from kinema.data.decoded import crop_and_resize
+from kinema.data.decoded import resize
 from kinema.data.readers.base import read_frames
 from kinema.experiment import Experiment, TrainConfig
 from kinema.families.vgan import VGAN, VGANConfig
@@ -147,7 +147,7 @@ def test_a_mask_is_cropped_as_the_frames_are(sampled, make_clip, tmp_path) -> No
 
 def test_families_use_what_they_can(sampled, trained, clip, mask, refused, tmp_path) -> None:
     assert sampled("tgan", "--between").shape == sampled("tgan", "--mask", mask).shape == (8, SIZE, SIZE, 3)
-    first = np.stack([crop_and_resize(frame, SIZE, SIZE) for frame in read_frames(clip)][:3])
+    first = np.stack([resize(frame, SIZE, SIZE) for frame in read_frames(clip)][:3])
     assert np.array_equal(sampled("svg-lp")[:3], first)
     assert sampled("video-vae", "--keep-first", 5).shape == (9, SIZE, SIZE, 3)
     for family, name in (("svg-lp", "SVGLP"), ("video-vae", "VideoVAE")):

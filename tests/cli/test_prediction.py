@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kinema.cli.main import main
-from kinema.data.decoded import crop_and_resize
+from kinema.data.decoded import resize
 from kinema.data.readers.base import Clip, probe, read_frames
 from kinema.report.plot import COLOURS, MARK
 from kinema.sampling.model import load, score
@@ -65,7 +65,7 @@ def test_a_run_shows_sheets_as_it_trains(tmp_path, kinema):
 
 def test_sampling_goes_on_from_a_clip(trained, make_clip, tmp_path, kinema):
     clip = make_clip("a.mkv", frames=6, codec="ffv1", pixels="bgr0")
-    real = [crop_and_resize(frame, 16, 16) for frame in read_frames(clip)]
+    real = [resize(frame, 16, 16) for frame in read_frames(clip)]
     made = sampled(kinema, trained, tmp_path / "a", "--known", clip, "--count", 2, "--frames", 10)
     assert [m.shape for m in made] == [(10, 16, 16, 3)] * 2
     assert all(np.array_equal(m[:3], real[:3]) for m in made)  # as many as in training
@@ -132,7 +132,7 @@ def test_anomalies_scores_and_marks_a_video(trained, video, tmp_path, kinema):
     assert scores.argmax() == 33
 
     model = load(trained)
-    frames = np.stack([crop_and_resize(frame, 16, 16) for frame in read_frames(video)])
+    frames = np.stack([resize(frame, 16, 16) for frame in read_frames(video)])
     clip = torch.from_numpy(frames).movedim(-1, 1)[None] / 127.5 - 1
     (whole,) = score(model.family, model.runtime, [clip])
     np.testing.assert_allclose(scores, whole[0, 1:], rtol=0.05)  # in bfloat16, but in one piece

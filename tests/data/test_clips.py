@@ -11,7 +11,7 @@ from PIL import Image
 
 from kinema.data import clips, decoded
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, open_source
-from kinema.data.decoded import crop_and_resize
+from kinema.data.decoded import resize
 from kinema.data.folder import Skipped
 from kinema.data.readers.base import Clip
 from kinema.data.readers.video import VideoReader
@@ -130,14 +130,44 @@ def test_labels_and_captions(five, tmp_path):
 def test_bad_files_are_listed_and_the_rest_is_used(five, make_clip, tmp_path):
     make_clip("set/short.mp4", 3)
     (tmp_path / "set" / "text.mp4").write_text("not a video")
-    source = FolderSource(five())
+    source = FolderSource(five(short="skip"))
     assert len(source.clips) == 5
     assert source.skipped[0] == Skipped("short.mp4", "3 frames at 25 fps, 4 are needed")
     assert source.skipped[1].name == "text.mp4" and source.skipped[1].reason.startswith("FFmpeg cannot read it")
     with pytest.raises(
         ValueError, match=r"none of its 7 clips can be used; the first is 0.mkv: 10 frames at 25 fps, 11"
     ):
-        FolderSource(five(frames=11))
+        FolderSource(five(frames=21))  # the last frame is held for at most as many frames as there are
+
+
+def test_the_last_frame_of_short_clips_is_held(make_clip, tmp_path):
+    make_clip("set/short.mp4", 5, size=(32, 32))
+    make_clip("set/shorter.mp4", 3, size=(32, 32))
+    source = FolderSource(DataConfig(source=str(tmp_path / "set"), frames=8, height=32, width=32))
+    assert source.held == 1 and source.skipped == (Skipped("shorter.mp4", "3 frames at 25 fps, 4 are needed"),)
+    levels = source.batch(0, 1, seed=0).frames[0, :, 0, 16, 16].tolist()
+    assert levels[4:] == [levels[4]] * 4 and levels[:5] == sorted(set(levels))
+
+
+def test_actions_of_held_frames_are_the_last_ones(make_clip, tmp_path):
+    make_clip("set/short.mp4", 5, size=(32, 32))
+    np.save(tmp_path / "set/actions.npy", np.arange(10, dtype=np.float32).reshape(5, 2))
+    (tmp_path / "set/metadata.csv").write_text("file_name,actions\nshort.mp4,actions.npy\n")
+    source = FolderSource(DataConfig(source=str(tmp_path / "set"), frames=8, height=32, width=32))
+    actions = source.batch(0, 1, seed=0).conditions.actions
+    assert actions is not None and actions[0, :, 0].tolist() == [0, 2, 4, 6, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("fit", "corner", "middle"),
+    [("crop", 255, 255), ("pad", 0, 255), ("stretch", 100, 255)],
+)
+def test_frames_of_another_shape_are_fitted(fit, corner, middle):
+    frame = np.full((20, 60, 3), 100, np.uint8)
+    frame[:, 20:40] = 255  # a white square between two grey ones
+    fitted = resize(frame, 30, 30, fit)
+    assert fitted.shape == (30, 30, 3)
+    assert (fitted[1, 1, 0], fitted[15, 15, 0]) == (corner, middle)
 
 
 def test_rate_of_the_source(five, make_clip):
@@ -161,13 +191,13 @@ def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
 
 def test_frames_are_resized_as_pillow_resizes_them():
     frames = np.random.default_rng(0).integers(0, 256, (3, 60, 91, 3), np.uint8)
-    fitted = crop_and_resize(frames, 20, 30)
+    fitted = resize(frames, 20, 30)
     for frame, one in zip(frames, fitted, strict=True):
         cut = Image.fromarray(frame).crop((0, 0, 90, 60))  # as wide as 20x30 wants it, in whole pixels
         expected = np.asarray(cut.resize((30, 20), Image.Resampling.BICUBIC))
         assert np.abs(one.astype(int) - expected).max() <= 1
-        assert np.array_equal(crop_and_resize(frame, 20, 30), one)
-    assert crop_and_resize(frames, 60, 91) is frames
+        assert np.array_equal(resize(frame, 20, 30), one)
+    assert resize(frames, 60, 91) is frames
 
 
 def test_a_video_whose_frames_change_in_size_is_read(five, monkeypatch):

@@ -119,6 +119,21 @@ def test_malformed_metadata(tmp_path, table, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_column_of_labels_is_chosen(tmp_path):
+    put(tmp_path, "run/1.mp4", "jump/2.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,label,speaker\nrun/1.mp4,id1,ann\njump/2.mp4,id2,bob\n")
+    assert scan(tmp_path).classes == ("id1", "id2")
+    assert scan(tmp_path, "speaker").classes == ("ann", "bob")
+    assert scan(tmp_path, "none").classes == ()
+    with pytest.raises(ValueError, match=r"no column 'colour'; it has file_name, label, speaker"):
+        scan(tmp_path, "colour")
+
+
+def test_class_folders_are_no_labels_where_none_are_wanted(tmp_path):
+    put(tmp_path, "run/1.mp4", "jump/2.mp4")
+    assert scan(tmp_path, "none").classes == ()
+
+
 def test_metadata_that_is_not_text(tmp_path):
     put(tmp_path, "1.mp4")
     (tmp_path / "metadata.csv").write_bytes(b"file_name\n\xff\xfe\n")

@@ -279,7 +279,7 @@ def test_sheets_show_what_real_clips_have(clips, cpu, linear) -> None:
     trainer.begin()
     trainer.cache_latents()
     trainer.advance()
-    assert watch._sheet(trainer).shape[1] > 8 * 32  # given first frames, which latents do not have
+    assert watch.sample_sheet(trainer).shape[1] > 8 * 32  # given first frames, which latents do not have
 
 
 def test_the_command_shows_progress(linear, monkeypatch, kinema, tmp_path) -> None:

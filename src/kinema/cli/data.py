@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +18,23 @@ from rich.console import Console
 from rich.table import Table
 
 from kinema.cli.arguments import parse
+from kinema.cli.reading import notes
+from kinema.cli.train import show
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped, scan
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe
 from kinema.data.writing import contact_sheet, write_image
+from kinema.runtime.device import detect_runtime
+from kinema.training.choose import Reason, choose
 
 SHEET_CLIPS = 8
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Count the clips of a folder, list their lengths, sizes, rates, labels, captions and sound, and name the bad ones.
+    """Count the clips of a folder, list their lengths, sizes, rates and conditions, and name the bad ones.
+
+    It also says what kinema train would choose for them, and why, and the command. Flags overrule the choice.
 
     Example: kinema data check clips/ --data.fps 12.5
     """
@@ -39,8 +47,15 @@ class Arguments:
 
 
 def main(words: Sequence[str]) -> None:
-    """Read every clip, print the table, write the sheet."""
-    arguments = parse(Arguments, "kinema data check", words)
+    """Read every clip, print the table and the choice, write the sheet."""
+    reasons: tuple[Reason, ...] = ()
+    cls = Arguments
+    if words and not words[0].startswith("-") and not {"-h", "--help"} & {*words}:
+        choice = choose(words[0], None, detect_runtime())
+        reasons = choice.reasons
+        default = ("data", DataConfig, field(default=choice.experiment.data))
+        cls = make_dataclass("Complete", [default], bases=(Arguments,), frozen=True)
+    arguments = parse(cls, "kinema data check", words, description=inspect.getdoc(Arguments))
     folder = scan(arguments.folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         infos = [info for info in pool.map(_probe, folder.clips) if info is not None]
@@ -50,11 +65,18 @@ def main(words: Sequence[str]) -> None:
     all_skipped = tuple(sorted({*source.skipped, *unusable}, key=lambda one: one.name))
     console = Console()
     console.print(_table(folder, infos, len(source.clips), held_out, all_skipped))
+    for line in notes(source):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for skipped in all_skipped:
         console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
     frames = source.batch(0, min(SHEET_CLIPS, len(source.clips)), seed=0).frames.numpy()
     sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"))
     console.print(f"wrote {write_image(Path(arguments.out), sheet)}", highlight=False)
+    if reasons:
+        console.print("what kinema train would choose:")
+        show(console, reasons)
+        command = f"kinema train --data {shlex.quote(arguments.folder)} --out runs/x --minutes 30"
+        console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
 def _probe(clip: Clip) -> ClipInfo | None:
@@ -93,6 +115,8 @@ def _table(folder: Folder, infos: list[ClipInfo], training: int, held_out: int, 
         table.add_row("sound", _counts(sample_rates) or "none")
     table.add_row("labels", _counts(Counter({name: labels[name] for name in folder.classes}), len(labels)) or "none")
     table.add_row("captions", f"{captions} of {len(folder.clips)}" if captions else "none")
+    actions = sum(clip.actions is not None for clip in folder.clips)
+    table.add_row("actions", f"{actions} of {len(folder.clips)}" if actions else "none")
     return table
 
 

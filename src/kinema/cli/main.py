@@ -20,7 +20,8 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "generate": "make a clip from a prompt, an image, a video, sound or actions",
     "demo": "make clips of a few prompts with the shipped model",
-    "train": "train a family on a folder of clips",
+    "train": "train a model on a folder of clips",
+    "plan": "say what training would take, and what kinema would choose",
     "sample": "make clips with a trained model",
     "evaluate": "measure clips, generated or real, alone or against a reference",
     "compare": "measure several models or folders with one protocol, as a leaderboard",
@@ -36,7 +37,7 @@ EXAMPLES = """\
 examples:
   kinema generate "a small red star bouncing" -o out.mp4
   kinema data check clips/
-  kinema train mocogan --data clips/ --out runs/x --minutes 60
+  kinema train --data clips/ --out runs/x --minutes 30
   kinema sample runs/x --count 8 --seed 0 --out out/
   kinema COMMAND --help"""
 

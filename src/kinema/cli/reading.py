@@ -15,16 +15,17 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from kinema.data.clips import DataConfig, FolderSource, Source, open_source
-from kinema.data.decoded import crop_and_resize
+from kinema.data.decoded import resize
 from kinema.data.folder import Skipped, scan
 from kinema.data.readers.base import Clip, ReadError, find_reader
 from kinema.data.readers.strip import is_still, read_image
 from kinema.sampling.model import Model
 
-__all__ = ["first_frames", "frames_for", "open_and_report", "read_each", "read_mask", "report"]
+__all__ = ["first_frames", "frames_for", "notes", "open_and_report", "read_each", "read_mask", "report"]
 
 T = TypeVar("T")
 
+LEAST_PER_CLASS = 2  # clips: labels with fewer are taken for names
 NAMED = 20  # skipped files that are listed; the rest are counted
 
 
@@ -39,7 +40,28 @@ def open_and_report(config: DataConfig, quiet: bool = False) -> Source:
         if isinstance(source, FolderSource) and (held_out := len(source.other_clips)):
             line = f"{held_out} of {held_out + len(source.clips)} clips are held out of training (--data.holdout)"
             console.print(line, highlight=False, soft_wrap=True)
+        for line in notes(source):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return source
+
+
+def notes(source: Source) -> list[str]:
+    """What a person should know of how a folder's clips are used, a line each."""
+    lines = []
+    if not isinstance(source, FolderSource):
+        return lines
+    if source.held:
+        seconds = f" at {source.spec.fps:.4g} fps" if source.spec.fps else ""
+        lines.append(
+            f"{source.held} of {len(source.clips)} clips are shorter than {source.spec.frames} frames{seconds}: their "
+            "last frame is held (--data.short skip leaves them out)"
+        )
+    if len(source.clips) >= 8 and len(source.spec.classes) > len(source.clips) / LEAST_PER_CLASS:
+        lines.append(
+            f"there are {len(source.spec.classes)} labels for {len(source.clips)} clips: if they are names of clips, "
+            "not classes, leave them out with --data.label none"
+        )
+    return lines
 
 
 def report(skipped: Sequence[Skipped]) -> None:
@@ -78,7 +100,7 @@ def read_each(path: str, read: Callable[[Clip], T], most: int | None = None) -> 
 def frames_for(model: Model, clip: Clip) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Yield a clip's frames at the frame rate and the size of the model's training clips."""
     for frame in find_reader(clip.path).frames(clip, model.experiment.data.fps):
-        yield crop_and_resize(frame, model.spec.height, model.spec.width)
+        yield resize(frame, model.spec.height, model.spec.width, model.experiment.data.fit)
 
 
 def first_frames(model: Model, clip: Clip, count: int) -> UInt8[np.ndarray, "count H W 3"]:
@@ -87,7 +109,8 @@ def first_frames(model: Model, clip: Clip, count: int) -> UInt8[np.ndarray, "cou
     Raises ReadError if the clip has fewer frames or cannot be read.
     """
     if is_still(clip.path):
-        frame = crop_and_resize(read_image(clip.path), model.spec.height, model.spec.width)
+        fit = model.experiment.data.fit
+        frame = resize(read_image(clip.path), model.spec.height, model.spec.width, fit)
         return np.repeat(frame[None], count, 0)
     frames = list(islice(frames_for(model, clip), count))
     if len(frames) < count:
@@ -96,11 +119,12 @@ def first_frames(model: Model, clip: Clip, count: int) -> UInt8[np.ndarray, "cou
 
 
 def read_mask(model: Model, path: str) -> Bool[np.ndarray, "H W"]:
-    """Where a mask image is black (kept), cropped and resized to the model's size as frames are.
+    """Where a mask image is black (kept), resized to the model's size as frames are.
 
     Raises ValueError if it cannot be read, or is all black or all white.
     """
-    kept = crop_and_resize(read_image(path), model.spec.height, model.spec.width).mean(-1) < 128
+    fit = model.experiment.data.fit
+    kept = resize(read_image(path), model.spec.height, model.spec.width, fit).mean(-1) < 128
     if kept.all() or not kept.any():
         raise ValueError(f"{path} is all {'black' if kept.all() else 'white'}: black is kept, white is generated")
     return kept

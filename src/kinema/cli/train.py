@@ -1,4 +1,4 @@
-"""kinema train: train a family on a folder of clips."""
+"""kinema train: train a family on a folder of clips, or let kinema choose all settings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from kinema.cli.arguments import flag_value, parse
 from kinema.cli.reading import open_and_report
+from kinema.cli.results import write_results
 from kinema.data.clips import DataConfig
 from kinema.experiment import Experiment, TrainConfig
 from kinema.family import FamilyConfig
@@ -22,8 +23,12 @@ from kinema.registry import FAMILIES
 from kinema.runtime.device import detect_runtime
 from kinema.runtime.memory import keep_freed_memory
 from kinema.sampling.model import load_experiment
+from kinema.training.choose import Reason, choose
 from kinema.training.loop import train, validate
+from kinema.training.plan import Plan, make_plan
 from kinema.training.watch import Watcher
+
+__all__ = ["Arguments", "main", "parse_experiment", "plan_rows", "show"]
 
 SHIPPED = {"sprites": "latent-dit"}  # shipped models and their families, which have presets of the same name
 
@@ -32,15 +37,18 @@ SHIPPED = {"sprites": "latent-dit"}  # shipped models and their families, which 
 class Arguments:
     """Train a model and write its checkpoints.
 
-    Example: kinema train mocogan --data clips/ --out runs/x --minutes 60
+    Without a family kinema looks at the clips and chooses all settings for them, this machine and the minutes; flags
+    overrule it. At the end it writes a sheet and clips beside real ones, and measures them.
+
+    Example: kinema train --data clips/ --out runs/x --minutes 30
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
-    """The family to train, or sprites: the shipped model, with its preset."""
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FAMILY]")] = None
+    """The family to train, or sprites: the shipped model, with its preset. None: kinema chooses."""
     source: Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")] = None
     """A folder of clips, or the name of a procedural world (same as --data.source)."""
     out: str = tyro.MISSING
-    """The run's folder, for checkpoints and TensorBoard logs."""
+    """The run's folder, for checkpoints, samples and TensorBoard logs."""
     minutes: float | None = None
     """Stop after this many minutes of training (same as --train.minutes)."""
     resume: bool = False
@@ -58,18 +66,20 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Train, and print where the model is."""
-    arguments = _parse(words)
-    out = Path(arguments.out)
+    arguments, reasons = parse_experiment(words, Arguments, "kinema train")
+    out, chosen = Path(arguments.out), arguments.name is None
     validate(arguments.train, out, arguments.resume)  # before the clips are decoded, which may take long
     keep_freed_memory()
     runtime = detect_runtime(arguments.device, arguments.train.precision)
     experiment = Experiment(arguments.family, arguments.data, arguments.train)
+    source = open_and_report(experiment.data, quiet=runtime.rank > 0)
     if runtime.rank:
-        source = open_and_report(experiment.data, quiet=True)
         train(experiment, out, source=source, runtime=runtime, resume=arguments.resume)
         return
-    source = open_and_report(experiment.data)
     console = Console(file=sys.stderr)
+    show(console, reasons)
+    if runtime.ranks == 1 and not arguments.resume:
+        show(console, plan_rows(experiment, make_plan(experiment, source, runtime)))
     with Watcher(out, experiment.train) as watch:
         last = train(
             experiment,
@@ -80,23 +90,33 @@ def main(words: Sequence[str]) -> None:
             watch=watch,
             encoding=watch.encoding,
         )
+    if chosen:
+        write_results(out, experiment.data.source, arguments.device)
     known = " --known CLIP" if experiment.family.context_frames else ""
     line = f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips"
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _parse(words: Sequence[str]) -> Arguments:
-    """The arguments, with defaults from the preset or from the run that is resumed."""
+def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> tuple[Arguments, tuple[Reason, ...]]:
+    """The arguments, with defaults from the preset, the run that is resumed, or the choice for the clips and why."""
     name = next((word for word in words[:1] if not word.startswith("-")), None)
     help_asked = bool({"-h", "--help"} & set(words))
-    if name is None and not help_asked:
-        raise ValueError(f"which family? kinema train FAMILY ..., one of {', '.join(FAMILIES.names)}")
-    family = SHIPPED.get(name or "", name or FAMILIES.names[0])
-    out = flag_value(words, "--out", "")
+    family = SHIPPED.get(name or "", name or "latent-dit")
+    out, data = flag_value(words, "--out", ""), flag_value(words, "--data", flag_value(words, "--data.source", ""))
+    reasons: tuple[Reason, ...] = ()
     if "--resume" in words and out and not help_asked:
         experiment, _ = load_experiment(Path(out))
-        if (own := FAMILIES.name_of(type(experiment.family))) != family:
+        own = FAMILIES.name_of(type(experiment.family))
+        if name is not None and own != family:
             raise ValueError(f"{out} is a run of {own}, not of {family}: kinema train {own} --out {out} --resume")
+    elif name is None and not help_asked:
+        if not data:
+            raise ValueError(
+                "train on what? kinema train --data FOLDER chooses all settings, kinema train FAMILY those of "
+                f"a family, one of {', '.join(FAMILIES.names)}"
+            )
+        choice = choose(data, _minutes(words), detect_runtime(flag_value(words, "--device", "auto")))
+        experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))
     summary = "presets: " + "; ".join(
@@ -104,16 +124,46 @@ def _parse(words: Sequence[str]) -> Arguments:
         for family, presets in PRESETS.items()
     )
     parts = [(part, type(value := getattr(experiment, part)), value) for part in ("data", "train", "family")]
-    complete = make_dataclass("Complete", parts, bases=(Arguments,), frozen=True)  # with the experiment as defaults
-    description = f"{inspect.getdoc(Arguments)}\n\n{summary}"
+    complete = make_dataclass("Complete", parts, bases=(cls,), frozen=True)  # with the experiment as defaults
+    description = f"{inspect.getdoc(cls)}\n\n{summary}"
     # or tyro makes a subcommand of a codec's configuration
-    arguments = parse(complete, "kinema train", words, description=description, config=(tyro.conf.AvoidSubcommands,))
+    arguments = parse(complete, prog, words, description=description, config=(tyro.conf.AvoidSubcommands,))
     given = [k for k in ("steps", "minutes") if getattr(arguments, k) is not None]
     if arguments.resume and len(given) == 1:  # the other one was the budget of the run so far
         arguments = replace(arguments, train=replace(arguments.train, steps=None, minutes=None))
     budget = {k: getattr(arguments, k) for k in ("steps", "minutes") if getattr(arguments, k) is not None}
-    data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
-    return replace(arguments, train=replace(arguments.train, **budget), data=data)
+    chosen_data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
+    return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), reasons
+
+
+def show(console: Console, rows: Sequence[Reason]) -> None:
+    """Print choices and their reasons, a line each."""
+    for row in rows:
+        line = f"{row.what:<11} {row.choice} ({row.why})"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def plan_rows(experiment: Experiment, plan: Plan) -> list[Reason]:
+    """What a run will take, as rows for `show`."""
+    batch = experiment.train.batch
+    passes = "" if plan.passes is None else f", {plan.passes:,.0f} windows of each clip"
+    memory = "unknown" if plan.memory is None else f"{plan.memory / 1e9:.1f} GB"
+    rows = [
+        Reason("steps", f"{plan.steps:,}{passes}", f"{batch} clips a step, {plan.seconds:.2f} s each"),
+        Reason("memory", memory, f"{plan.weights / 1e6:.2f}M trained weights"),
+        Reason("disk", f"{plan.disk / 1e6:.0f} MB", "for the newest two checkpoints"),
+    ]
+    if plan.codec_psnr is not None:
+        rows.append(Reason("codec", f"{plan.codec_psnr:.1f} dB", "PSNR of clips that it decodes: the most to hope for"))
+    return rows
+
+
+def _minutes(words: Sequence[str]) -> float | None:
+    """The value of --minutes; None where there is none, or none that is a number, which parsing says."""
+    try:
+        return float(flag_value(words, "--minutes", ""))
+    except ValueError:
+        return None
 
 
 def _first_line(doc: str | None) -> str:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from kinema.conditions.text import make_vocabulary
 from kinema.data.cache import code_digest, digest
-from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip
+from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip, Fit
 from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.holdout import held_out
 from kinema.data.readers.base import Clip
@@ -52,11 +52,17 @@ class DataConfig:
     frames: int = 16
     """Frames of a training clip."""
     height: int = 64
-    """Pixels; frames are resized to cover height x width and cropped at the centre."""
+    """Pixels."""
     width: int = 64
     """Pixels."""
+    fit: Fit = "crop"
+    """How frames of another shape are fitted: crop cuts at the sides, pad adds black, stretch changes the shape."""
     fps: float | None = None
     """Frames a second that videos are resampled to; None takes every frame."""
+    short: Literal["hold", "skip"] = "hold"
+    """Clips with fewer frames: hold the last frame of those that have at least half of them, or skip all of them."""
+    label: str = "label"
+    """The column of metadata with the labels; none: no labels, nor class folders."""
     flip: bool = False
     """Mirror half of the clips at random."""
     audio: bool = False
@@ -149,11 +155,12 @@ class FolderClips:
 
     def _scan(self, config: DataConfig, part: Part) -> None:
         """Find the clips."""
-        folder = scan(config.source)
+        folder = scan(config.source, config.label)
         self.config, self.classes, self._root, self._skipped = config, folder.classes, folder.root, [*folder.skipped]
         self.grouped_by, held = folder.grouped_by, held_out(folder, config.holdout)
-        size = config.frames, config.height, config.width
-        self._cache = ClipCache(*size, config.fps, config.audio, config.cache, len(folder.clips))
+        least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
+        size = config.height, config.width, config.fit
+        self._cache = ClipCache(least, *size, config.fps, config.audio, config.cache, len(folder.clips))
         self._entries: list[ClipEntry] = []
         self._others: list[ClipEntry] = []  # of the other part
         self._decoded: dict[int, DecodedClip] = {}
@@ -192,7 +199,7 @@ class FolderClips:
         spec = ClipSpec(config.frames, config.height, config.width, fps, self.classes)
         self.spec = replace(spec, words=words, actions=columns.pop(), audio=config.audio)
         entries = [entry.key for entry in self._entries]
-        self.key = digest(code_digest("data"), self.spec, config.fps, config.flip, entries)
+        self.key = digest(code_digest("data"), self.spec, config.fps, config.fit, config.short, config.flip, entries)
 
     @property
     def clips(self) -> list[Clip]:
@@ -271,7 +278,8 @@ class FolderClips:
             flipped = flips is not None and flips[row]
             frames[row] = rearrange(window[:, :, ::-1] if flipped else window, "t h w c -> t c h w")
             if decoded.actions is not None:
-                actions.append(decoded.actions[begin : begin + config.frames])
+                rows = np.minimum(np.arange(begin, begin + config.frames), decoded.shape[0] - 1)
+                actions.append(decoded.actions[rows])
             if self.spec.audio and self.spec.fps:
                 audio.append(decoded.audio(begin / self.spec.fps, config.frames / self.spec.fps))
         clips = [clip for clip, _ in windows]
@@ -299,6 +307,11 @@ class FolderSource(FolderClips):
         self._decoded = dict(enumerate(self._decoded[clip] for clip in usable))
         self._summarize()
 
+    @property
+    def held(self) -> int:
+        """Clips that are shorter than `config.frames`, whose last frame is repeated."""
+        return sum(decoded.shape[0] < self.config.frames for decoded in self._decoded.values())
+
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each from anywhere in its clip; in an epoch each clip comes once.
 
@@ -310,7 +323,7 @@ class FolderSource(FolderClips):
         random = np.random.default_rng((seed, 1, step, rank))
         places, flips = random.random(size), random.random(size) < 0.5
         begins = [
-            int(place * (self._decoded[clip].shape[0] - config.frames + 1))
+            int(place * max(1, self._decoded[clip].shape[0] - config.frames + 1))
             for clip, place in zip(clips, places, strict=True)
         ]
         return self.read(list(zip(clips, begins, strict=True)), flips if config.flip else None)

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from kinema.data.cache import atomic_write, cache_folder, class_digest, code_dig
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
 
-__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "crop_and_resize", "resample_actions"]
+__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "resample_actions", "resize"]
+
+Fit = Literal["crop", "pad", "stretch"]
 
 FULL_SCALE = 32767  # of a 16-bit sample
 BLOCK = 16  # frames that are resized at once
@@ -62,10 +65,14 @@ class DecodedClip:
     actions: Float32[np.ndarray, "T A"] | None = None
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames `start` to `start + frames`: one plain read is several times as fast as opening a memory map."""
-        frame_bytes = math.prod(self.shape[1:])
-        flat = np.fromfile(self.path, np.uint8, frames * frame_bytes, offset=self.offset + start * frame_bytes)
-        return flat.reshape(frames, *self.shape[1:])
+        """Frames `start` to `start + frames`, the last one repeated after the clip's end.
+
+        One plain read is several times as fast as opening a memory map.
+        """
+        frame_bytes, count = math.prod(self.shape[1:]), min(frames, self.shape[0] - start)
+        flat = np.fromfile(self.path, np.uint8, count * frame_bytes, offset=self.offset + start * frame_bytes)
+        found = flat.reshape(count, *self.shape[1:])
+        return found if count == frames else np.concatenate([found, found[-1:].repeat(frames - count, 0)])
 
     def audio(self, start: float, seconds: float) -> Float32[np.ndarray, " samples"]:
         """The sound of a stretch of the clip, with silence after its end."""
@@ -79,13 +86,23 @@ class ClipCache:
     """Decoded, resized and cropped clips: one .npy of uint8 [T, H, W, 3] each, and a .json with the rest beside it.
 
     Of several processes that decode the same clips each clip is decoded by one, while others wait for it. Where a clip
-    cannot be used, methods return the reason, in one line. `clips` is how many there are to decode.
+    cannot be used, methods return the reason, in one line. `least` is how many frames a clip needs and `clips` how many
+    clips there are to decode.
     """
 
     def __init__(
-        self, frames: int, height: int, width: int, fps: float | None, audio: bool, folder: str | None, clips: int
+        self,
+        least: int,
+        height: int,
+        width: int,
+        fit: Fit,
+        fps: float | None,
+        audio: bool,
+        folder: str | None,
+        clips: int,
     ) -> None:
-        self.frames, self.size, self.fps, self.audio = frames, (height, width), fps, audio
+        self.least, self.size, self.fps, self.audio = least, (height, width), fps, audio
+        self.fit: Fit = fit
         self.threads = int(clips >= (os.cpu_count() or 1))  # of a decoder; 0 is one a core
         self.folder = cache_folder(folder, "clips")
 
@@ -95,7 +112,8 @@ class ClipCache:
             stat, reader = clip.path.stat(), find_reader(clip.path)
             code = code_digest("data.decoded", "data.readers"), class_digest(type(reader))
             stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop
-            path = self.folder / f"{digest(code, stretch, stat.st_size, stat.st_mtime_ns, self.size, self.fps)}.npy"
+            file = stat.st_size, stat.st_mtime_ns
+            path = self.folder / f"{digest(code, stretch, *file, self.size, self.fit, self.fps)}.npy"
             known = _read_metadata(path)
             fps, content = known or (self.fps or reader.info(clip).fps, reader.fingerprint(clip))
             return ClipEntry(
@@ -115,8 +133,8 @@ class ClipCache:
                 with entry_lock(entry.path):
                     decoded = self._find(entry) or self._write(entry)
             frames = decoded.shape[0]
-            if frames < self.frames:
-                return f"{frames} frame{'s' * (frames != 1)} at {entry.fps:.4g} fps, {self.frames} are needed"
+            if frames < self.least:
+                return f"{frames} frame{'s' * (frames != 1)} at {entry.fps:.4g} fps, {self.least} are needed"
             if entry.actions is None:
                 return decoded
             return replace(decoded, actions=resample_actions(entry, frames, self.fps))
@@ -133,7 +151,7 @@ class ClipCache:
             self._write_frames(entry)
         decoded = _open_frames(entry.path)
         assert decoded is not None, entry.path
-        if self.audio and decoded.shape[0] >= self.frames:
+        if self.audio and decoded.shape[0] >= self.least:
             samples = np.round(FULL_SCALE * entry.reader.audio(entry.clip, SAMPLE_RATE)).astype(np.int16)
             with atomic_write(_audio_path(entry.path)) as file:
                 np.save(file, samples)
@@ -147,7 +165,7 @@ class ClipCache:
             write_header(file, "|u1", (count, height, width, 3))
             for _, same_size in groupby(frames, np.shape):
                 while block := list(islice(same_size, BLOCK)):
-                    file.write(crop_and_resize(np.stack(block), height, width).tobytes())
+                    file.write(resize(np.stack(block), height, width, self.fit).tobytes())
                     count += len(block)
             file.seek(0)  # the clip's length is known at its end only
             write_header(file, "|u1", (count, height, width, 3))
@@ -189,15 +207,30 @@ def resample_actions(entry: ClipEntry, frames: int, fps: float | None) -> Float3
     return table[rows]
 
 
-def crop_and_resize(frames: UInt8[np.ndarray, "*n h w 3"], height: int, width: int) -> UInt8[np.ndarray, "*n H W 3"]:
-    """Crop the largest centred region with the aspect ratio of height x width and resize it (bicubic, antialiased)."""
+def resize(
+    frames: UInt8[np.ndarray, "*n h w 3"], height: int, width: int, fit: Fit = "crop"
+) -> UInt8[np.ndarray, "*n H W 3"]:
+    """Resize frames to height x width (bicubic, antialiased).
+
+    "crop" takes the largest centred region of that aspect ratio, "pad" takes all and lays it on black, "stretch" takes
+    all and changes its aspect ratio.
+    """
     *_, h, w, _ = frames.shape
     if (h, w) == (height, width):
         return frames
     scale = max(height / h, width / w)
     rows, columns = min(max(round(height / scale), 1), h), min(max(round(width / scale), 1), w)
+    if fit != "crop":
+        rows, columns = h, w
     top, left = (h - rows) // 2, (w - columns) // 2
     cropped = np.array(frames[..., top : top + rows, left : left + columns, :]).reshape(-1, rows, columns, 3)
     pixels = torch.from_numpy(cropped).movedim(-1, 1)  # uint8, channels last: a fifth of the time that Pillow takes
-    resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).movedim(1, -1)
+    inner = height, width
+    if fit == "pad":
+        scale = min(height / h, width / w)
+        inner = max(1, round(scale * h)), max(1, round(scale * w))
+    resized = F.interpolate(pixels, inner, mode="bicubic", antialias=True).movedim(1, -1)
+    above, before = (height - inner[0]) // 2, (width - inner[1]) // 2
+    if inner != (height, width):
+        resized = F.pad(resized, (0, 0, before, width - inner[1] - before, above, height - inner[0] - above))
     return np.ascontiguousarray(resized.numpy()).reshape(*frames.shape[:-3], height, width, 3)

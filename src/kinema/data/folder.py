@@ -42,17 +42,17 @@ def clip_name(clip: Clip, root: Path) -> str:
     return _name(clip.path, root) + (f":{clip.member}" if clip.member else "")
 
 
-def scan(root: str | Path) -> Folder:
+def scan(root: str | Path, label: str = "label") -> Folder:
     """Find the clips below `root`, with captions and labels from metadata.csv or metadata.jsonl in any of its folders.
 
     Clips are what a registered reader can read. The metadata's `file_name` is relative to the folder that it is in;
     `caption`, `label`, `actions` (a file of numbers, relative to it too) and a group, by the column `patient`,
-    `speaker`, `subject` or `group`, are optional. Where no metadata gives a label, and two or more top folders hold all
-    the clips, these folders are the classes. Where there is metadata in a
-    file's folder or above it, a file without a row is skipped, as are a row without a file and, where others have
-    some, a row without a label or actions. Hidden files and those that no reader can read are ignored. Nothing is
-    decoded. Raises ValueError for a folder that does not exist or has no clips, and for metadata that cannot be read,
-    naming its line.
+    `speaker`, `subject` or `group`, are optional. Labels are those of the column `label`; "none" is no labels. Where no
+    metadata gives a label, and two or more top folders hold all the clips, these folders are the classes. Where there
+    is metadata in a file's folder or above it, a file without a row is skipped, as are a row without a file and, where
+    others have some, a row without a label or actions. Hidden files and those that no reader can read are ignored.
+    Nothing is decoded. Raises ValueError for a folder that does not exist or has no clips, and for metadata that cannot
+    be read, naming its line.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -62,8 +62,10 @@ def scan(root: str | Path) -> Folder:
     files: dict[str, list[Clip]] = {}
     skipped: list[Skipped] = []
     grouped_by: dict[str, None] = {}
+    columns: set[str] = set()
     for table in tables:
         for row in _rows(table):
+            columns |= row.keys()
             path = Path(os.path.normpath(table.parent / row["file_name"].strip()))
             name = _name(path, root)
             if name in files:
@@ -71,10 +73,12 @@ def scan(root: str | Path) -> Folder:
             elif not path.exists():
                 skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
             else:
-                files[name] = [_with_row(clip, row, table.parent) for clip in find_reader(path).clips(path)]
+                files[name] = [_with_row(clip, row, table.parent, label) for clip in find_reader(path).clips(path)]
                 if column := _group_column(row):
                     grouped_by[column] = None
 
+    if label not in {"label", "none"} | columns:
+        raise ValueError(f"{root}: its metadata has no column {label!r}; it has {', '.join(sorted(columns)) or 'none'}")
     metadata = {table.parent: _name(table, root) for table in tables}
     for path in found:
         name = _name(path, root)
@@ -93,7 +97,7 @@ def scan(root: str | Path) -> Folder:
     if any(clip.label is not None for clip in clips.values()):
         skipped += [Skipped(name, "no label in its metadata") for name, clip in clips.items() if clip.label is None]
         clips = {name: clip for name, clip in clips.items() if clip.label is not None}
-    elif all("/" in name for name in clips) and len({name.split("/")[0] for name in clips}) > 1:
+    elif label != "none" and all("/" in name for name in clips) and len({name.split("/")[0] for name in clips}) > 1:
         clips = {name: replace(clip, label=name.split("/")[0]) for name, clip in clips.items()}
     if any(clip.actions for clip in clips.values()):
         skipped += [Skipped(name, "no actions in its metadata") for name, clip in clips.items() if not clip.actions]
@@ -122,13 +126,13 @@ def _name(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _with_row(clip: Clip, row: dict[str, Any], folder: Path) -> Clip:
+def _with_row(clip: Clip, row: dict[str, Any], folder: Path, label_column: str) -> Clip:
     """A clip with what a row of the metadata in `folder` says of it."""
-    label, caption, actions = (_text(row.get(column)) for column in ("label", "caption", "actions"))
+    label, caption, actions = (_text(row.get(column)) for column in (label_column, "caption", "actions"))
     column = _group_column(row)
     return replace(
         clip,
-        label=label or clip.label,
+        label=None if label_column == "none" else label or clip.label,
         caption=caption or clip.caption,
         actions=Path(os.path.normpath(folder / actions)) if actions else clip.actions,
         group=_text(row[column]) if column else clip.group,

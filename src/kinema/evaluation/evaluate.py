@@ -106,12 +106,13 @@ def evaluate(
         reference_models = {against: load(against, runtime)}
     network = load_network(config.features, config.weights, runtime.device)
     trained = [model for model in models.values() if against and _trained_on(model, against)]
-    data = replace(_data_config(config, {**models, **reference_models}), holdout=_holdout(trained, config))
+    data = _as_trained(_data_config(config, {**models, **reference_models}), trained, config)
     reference = _open(against, reference_models, data, config, None, "training") if against else None
     conditions = None if isinstance(reference, SavedFeatures) else reference
     if config.paired and not isinstance(conditions, FolderClipSet):
         raise ValueError("paired clips are predictions of those in a folder: name it with --against")
-    sources = [_open(name, models, data, config, conditions) for name in names]
+    others = replace(data, label=DataConfig.label)  # another folder's column of labels may have another name
+    sources = [_open(name, models, others, config, conditions) for name in names]
     sets = [*([reference] if reference else []), *sources]
     rate = _common_rate(sets)
     given = max((model.family.context_frames for model in [*models.values(), *reference_models.values()]), default=0)
@@ -197,10 +198,16 @@ def _trained_on(model: Model, folder: str) -> bool:
     return place.is_dir() and folder not in WORLDS and (source.resolve() == place or source == Path(place.name))
 
 
-def _holdout(trained: Sequence[Model], config: EvaluationConfig) -> float:
-    """The share of files that was held out of training; 0 where models differ in it and where files are paired."""
+def _as_trained(data: DataConfig, trained: Sequence[Model], config: EvaluationConfig) -> DataConfig:
+    """The clips as models were trained on them, with the files that were held out.
+
+    Nothing is held out where models differ in it and where files are paired.
+    """
     shares = {model.experiment.data.holdout for model in trained}
-    return shares.pop() if len(shares) == 1 and not config.paired else 0.0
+    if len(shares) != 1 or config.paired:
+        return replace(data, holdout=0.0)
+    theirs = trained[0].experiment.data
+    return replace(data, holdout=shares.pop(), fit=theirs.fit, label=theirs.label)
 
 
 def _held_out(training: FolderClipSet, seed: int) -> FolderClipSet | None:
@@ -238,7 +245,7 @@ def _open(
 
 def _data_config(config: EvaluationConfig, models: Mapping[str, Model]) -> DataConfig:
     """The length, size and rate that all clips are measured at: as configured, or the models' own."""
-    defaults = DataConfig(audio=config.audio, cache=config.cache)
+    defaults = DataConfig(short="skip", audio=config.audio, cache=config.cache)
     specs = [model.spec for model in models.values()]
     sizes = {(spec.height, spec.width) for spec in specs} or {(defaults.height, defaults.width)}
     rates = {model.experiment.data.fps for model in models.values()} or {None}

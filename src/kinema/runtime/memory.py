@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import re
 import sys
+from pathlib import Path
 
 import torch
 
-__all__ = ["keep_freed_memory", "peak_memory"]
+__all__ = ["available_memory", "keep_freed_memory", "peak_memory"]
 
 
 def keep_freed_memory() -> None:
@@ -40,3 +43,14 @@ def peak_memory(device: torch.device) -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes that can still be allocated on a CUDA device or, on Linux, in memory; infinite where it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return math.inf
+    return 1024.0 * int(found[1]) if found else math.inf

@@ -194,6 +194,10 @@ class Trainer:
         batch = self.feed.batch(step, c.batch, seed=c.seed, rank=runtime.rank, ranks=runtime.ranks)
         return batch.to(runtime.device)
 
+    def close(self) -> None:
+        """End the thread that loads batches."""
+        self._loader.shutdown(cancel_futures=True)
+
     def losses(self) -> dict[str, float]:
         """The mean of each scalar since the last call (synchronises the device); raises ValueError if not finite."""
         means = {name: float(total) / self._count for name, total in self._sums.items()}
@@ -331,6 +335,7 @@ def train(
     if experiment.data.cache_latents:
         trainer.cache_latents(encoding)
     last_save = begun = time.monotonic()
+    save_after = 60 * min(1.0, config.save_every_minutes)  # seconds
     before = trainer.seconds
 
     def save() -> None:
@@ -352,8 +357,9 @@ def train(
             trainer.seconds = runtime.mean(before + time.monotonic() - begun)  # it may decide the learning rate
             if runtime.rank == 0:
                 watch(trainer)
-            if runtime.any(time.monotonic() - last_save >= 60 * config.save_every_minutes):
+            if runtime.any(time.monotonic() - last_save >= save_after):
                 save()
+                save_after = 60 * config.save_every_minutes
         save()
     return out / f"step-{trainer.step:08d}"
 

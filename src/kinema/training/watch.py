@@ -1,4 +1,4 @@
-"""Progress of a training run: a status line in the terminal, and TensorBoard scalars and sample sheets."""
+"""Progress of a training run: a status line in the terminal, TensorBoard scalars, and sample sheets."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from rich.live import Live
 from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from kinema.data.writing import contact_sheet, to_uint8
+from kinema.data.writing import contact_sheet, to_uint8, write_image
 from kinema.experiment import TrainConfig
 from kinema.runtime.memory import peak_memory
 from kinema.sampling.model import stream
 from kinema.training.loop import Trainer
 from kinema.types import Seeds
 
-__all__ = ["Watcher"]
+__all__ = ["Watcher", "sample_sheet"]
 
 SCALARS, LINES = 5.0, 30.0  # seconds between scalars, and between lines if stderr is not a terminal
-CLIPS = 4  # on a sample sheet
+FIRST_SHEET = 40.0  # seconds before the first sample sheet
+REAL, CLIPS = 2, 4  # real and generated clips on a sample sheet
 
 
 class Watcher:
@@ -38,6 +39,7 @@ class Watcher:
         self.console = Console(file=sys.stderr)
         self.live = Live(console=self.console, auto_refresh=False)
         self._last_scalars = self._last_print = self._last_sheet = time.monotonic()
+        self._sheet_after = FIRST_SHEET
         self._start: tuple[int, float] | None = None  # step and seconds of the first call
         self._line = ""
 
@@ -75,9 +77,10 @@ class Watcher:
         if now - self._last_print >= LINES and not self.console.is_terminal:
             self._print(self._line)
             self._last_print = now
-        if now - self._last_sheet >= 60 * self.config.sample_every_minutes:
+        if now - self._last_sheet >= min(self._sheet_after, 60 * self.config.sample_every_minutes):
             self._add_sheet(trainer)
             self._last_sheet = time.monotonic()
+            self._sheet_after *= 2
 
     def encoding(self, done: int, total: int) -> None:
         """Report the encoding of latents before the first step."""
@@ -88,9 +91,13 @@ class Watcher:
             self._last_print = time.monotonic()
 
     def _add_sheet(self, trainer: Trainer) -> None:
-        """Add a sample sheet to TensorBoard; a failure is reported and does not stop training."""
+        """Add a sample sheet to TensorBoard and the run's folder; a failure is reported and does not stop training."""
         try:
-            self.board.add_image("samples", _sheet(trainer), trainer.step, dataformats="HWC")
+            sheet = sample_sheet(trainer)
+            self.board.add_image("samples", sheet, trainer.step, dataformats="HWC")
+            path = self.out / "samples" / f"step-{trainer.step:08d}.png"
+            path.parent.mkdir(exist_ok=True)
+            self._print(f"samples after {trainer.step:,} steps: {write_image(path, sheet)}")
         except Exception as error:  # of any kind: a GPU without memory, a full disk
             self._print(
                 f"no sample sheet at step {trainer.step}: {(str(error).splitlines() or [type(error).__name__])[0]}"
@@ -127,10 +134,11 @@ def _summary(trainer: Trainer) -> str:
     )
 
 
-def _sheet(trainer: Trainer) -> UInt8[np.ndarray, "Hs Ws 3"]:
-    """A contact sheet of samples with fixed seeds, under the conditions of real clips."""
+def sample_sheet(trainer: Trainer) -> UInt8[np.ndarray, "Hs Ws 3"]:
+    """A contact sheet of real clips, and below them samples with fixed seeds, under the conditions of real clips."""
     batch = trainer.source.batch(0, CLIPS, seed=trainer.config.seed).to(trainer.runtime.device)
     conditions = trainer.family.conditions_from(batch)
     with trainer.averaged() as family:
         chunks = stream(family, trainer.runtime, Seeds(tuple(range(CLIPS))), trainer.spec.frames, conditions)
-        return contact_sheet(to_uint8(torch.cat(list(chunks), 1)))
+        clips = torch.cat([batch.frames[:REAL], torch.cat(list(chunks), 1)])
+    return contact_sheet(to_uint8(clips), labels=["real"] * REAL + [f"seed {k}" for k in range(CLIPS)])

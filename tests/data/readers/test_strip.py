@@ -17,7 +17,7 @@ def test_strip(tmp_path):
     path = tmp_path / "strip.jpg"
     Image.fromarray(strip).convert("RGBA").save(path, format="PNG")  # MoCoGAN's data: a PNG under a JPEG's name
     np.testing.assert_array_equal(np.stack(list(read_frames(path))), frames)
-    assert probe(Clip(path)) == ClipInfo(width=8, height=8, fps=25.0, sample_rate=None, frames=5)
+    assert probe(Clip(path)) == ClipInfo(width=8, height=8, fps=25.0, sample_rate=None, frames=5, seconds=0.2)
     assert sum(1 for _ in read_frames(path, fps=50.0)) == 10
     stretch = StripReader().frames(Clip(path, start=0.04, stop=0.12))
     np.testing.assert_array_equal(np.stack(list(stretch)), frames[1:3])

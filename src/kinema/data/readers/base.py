@@ -65,6 +65,7 @@ class ClipInfo:
     fps: float  # average frames a second
     sample_rate: int | None  # samples a second; None: there is no audio track
     frames: int | None = None  # None: only decoding tells
+    seconds: float | None = None  # that the header states; None: it states none
 
 
 class Reader(ABC):

@@ -24,7 +24,7 @@ class StripReader(Reader):
     def info(self, clip: Clip) -> ClipInfo:
         """The side of the frames, and how many there are."""
         frames, height = _split(clip.path).shape[:2]
-        return ClipInfo(height, height, FPS, None, frames)
+        return ClipInfo(height, height, FPS, None, frames, frames / FPS)
 
     def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield the squares from left to right, anything transparent laid over black."""

@@ -43,7 +43,11 @@ class VideoReader(Reader):
             audio = container.streams.best("audio")
             sample_rate = audio.codec_context.sample_rate if isinstance(audio, av.AudioStream) else None
             fps = stream.average_rate
-        return ClipInfo(width, height, float(fps or _measured_rate(clip.path)), sample_rate)
+            stated = container.duration and container.duration / av.time_base
+        seconds = None
+        if stated:
+            seconds = max(0.0, min(stated, clip.stop or stated) - clip.start)
+        return ClipInfo(width, height, float(fps or _measured_rate(clip.path)), sample_rate, None, seconds)
 
     def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield the frames by their time stamps."""

@@ -1,0 +1,44 @@
+"""What a run of kinema's own choice ends with: a sheet beside real clips, clips, a long one, and a short evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from kinema.cli.evaluate import measure_with_progress, print_numbers, write_report
+from kinema.cli.writing import NOMINAL_FPS, write_clips
+from kinema.data.clips import open_source
+from kinema.data.writing import contact_sheet, to_uint8, write_image
+from kinema.evaluation.evaluate import EvaluationConfig, with_baselines
+from kinema.runtime.device import detect_runtime
+from kinema.sampling.model import load, stream
+from kinema.sampling.request import GenerateRequest
+from kinema.types import Seeds
+
+__all__ = ["write_results"]
+
+REAL, CLIPS = 3, 6  # on the sheet
+LONGER = 4  # training clips that the long clip lasts
+MEASURED = 64  # clips
+
+
+def write_results(run: Path, source: str, device: str) -> None:
+    """Write `results/` in the run's folder: sheet.png, clips, rollout.mp4 and the report of an evaluation."""
+    model, folder = load(run, detect_runtime(device)), run / "results"
+    folder.mkdir(exist_ok=True)
+    fps = model.spec.fps or NOMINAL_FPS
+    batch = open_source(model.experiment.data).batch(0, CLIPS, seed=1).to(model.runtime.device)
+    conditions = model.family.conditions_from(batch)
+    seeds = Seeds(tuple(range(CLIPS)))
+    made = torch.cat(list(stream(model.family, model.runtime, seeds, model.spec.frames, conditions)), 1)
+    labels = [*["real"] * REAL, *(f"seed {seed}" for seed in range(CLIPS))]
+    sheet = contact_sheet(to_uint8(torch.cat([batch.frames[:REAL], made])), labels=labels)
+    print(write_image(folder / "sheet.png", sheet))
+    if model.family.max_frames is None and not model.family.context_frames:
+        request = GenerateRequest(seeds=(0,), frames=LONGER * model.spec.frames)
+        print(*write_clips(model, request, [folder / "rollout.mp4"], fps))
+    config = EvaluationConfig(clips=MEASURED, force=True)
+    found, reference = measure_with_progress([str(run)], source, config, device)
+    print_numbers([one.result for one in with_baselines(found)], source)
+    write_report(folder, found, reference, source)

@@ -1,0 +1,143 @@
+"""The choice of a whole experiment for a folder of clips, this machine and a number of minutes, with reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from os import cpu_count
+
+import numpy as np
+
+from kinema.data.clips import DataConfig
+from kinema.data.folder import Folder, scan
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.experiment import Experiment
+from kinema.presets import preset
+from kinema.registry import WORLDS
+from kinema.runtime.device import Runtime
+
+__all__ = ["Choice", "Reason", "choose", "survey"]
+
+SAMPLED = 64  # clips that are opened
+SPAN = 1.6  # seconds that a training clip should last
+FRAMES = (17, 13, 9, 5)  # of a training clip, one and whole groups of four
+LONG_ENOUGH = 0.8  # share of the clips that should be as long as a training clip
+MULTIPLE = 8  # of the sides
+SIDES = ((math.inf, 64),)  # minutes on a CPU, and the side of a square of as many pixels
+PER_CLASS = 4  # clips of a class on average: labels with fewer are names of clips
+LOST = 0.2  # share of a frame: a crop that cuts more is said aloud
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A choice, and why it was made."""
+
+    what: str
+    choice: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An experiment with the reasons for its settings."""
+
+    experiment: Experiment
+    reasons: tuple[Reason, ...]
+
+
+def choose(source: str, minutes: float | None, runtime: Runtime) -> Choice:
+    """The experiment for a folder of clips or a world; nothing but the heads of some files is read.
+
+    Raises ValueError for a folder without clips that can be opened.
+    """
+    family = preset("latent-dit", "cpu" if runtime.device.type == "cpu" else "gpu")
+    reasons = [
+        Reason("family", "latent-dit", "a diffusion transformer, the best of the families in minutes on few clips"),
+        Reason("codec", "transform", "fitted to the clips in a second, and sharper than a codec trained for minutes"),
+    ]
+    if source in WORLDS:
+        return Choice(replace(family, data=replace(family.data, source=source)), tuple(reasons))
+    folder = scan(source)
+    infos = survey(folder.clips)
+    if not infos:
+        raise ValueError(f"{folder.root}: none of its clips can be opened; kinema data check {source} says why")
+    data = replace(family.data, source=source)
+    for choice in (_rate, _shape, _labels):
+        data, reason = choice(data, folder, infos)
+        reasons.append(reason)
+    return Choice(replace(family, data=data), tuple(reasons))
+
+
+def survey(clips: Sequence[Clip], most: int = SAMPLED) -> list[ClipInfo]:
+    """What the heads of at most `most` clips say, evenly from all of them; those that cannot be opened are left out."""
+    places = np.unique(np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int))
+
+    def info(place: int) -> ClipInfo | None:
+        try:
+            return find_reader(clips[place].path).info(clips[place])
+        except (ReadError, OSError):
+            return None
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        return [found for found in pool.map(info, places.tolist()) if found is not None]
+
+
+def _rate(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
+    """Frames a second and frames of a training clip."""
+    rates = np.array([info.fps for info in infos])
+    median, mixed = float(np.median(rates)), rates.max() > 1.01 * rates.min()
+    seconds = np.array([info.seconds for info in infos if info.seconds is not None])
+    every = max(1, round(SPAN * median / (FRAMES[0] - 1)))
+    if len(seconds):  # not so slow that most clips would be too short
+        reach = float(np.quantile(seconds, 1 - LONG_ENOUGH))
+        every = max(1, min(every, int(reach * median / FRAMES[0])))
+        frames = next((count for count in FRAMES if count <= reach * median / every + 0.5), FRAMES[-1])
+    else:
+        frames = FRAMES[0]
+    fps = min(median / every, float(rates.min())) if mixed else median / every
+    why = f"clips have {median:.4g} frames a second"
+    if mixed:
+        why = f"clips have {rates.min():.4g} to {rates.max():.4g} frames a second, which one rate makes alike"
+    elif every > 1:
+        why += f", of which every {every}{'nd' if every == 2 else 'rd' if every == 3 else 'th'} is taken"
+    chosen = replace(data, frames=frames, fps=round(fps, 4) if mixed or every > 1 else None)
+    return chosen, Reason("time", f"{frames} frames at {fps:.4g} a second: {frames / fps:.1f} s", why)
+
+
+def _shape(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
+    """The height and width of frames, of the clips' shape."""
+    aspects = np.array([info.width / info.height for info in infos])
+    aspect, area = float(np.median(aspects)), data.height * data.width
+    height = max(MULTIPLE, MULTIPLE * round(math.sqrt(area / aspect) / MULTIPLE))
+    width = max(MULTIPLE, MULTIPLE * round(math.sqrt(area * aspect) / MULTIPLE))
+    kept = np.minimum(aspects, width / height) / np.maximum(aspects, width / height)
+    lost = float(1 - kept.min())
+    why = f"the shape of most clips; a crop loses up to {lost:.0%} of a frame"
+    if lost > LOST:
+        why += " (--data.fit pad or stretch keeps all)"
+    return replace(data, height=height, width=width), Reason("frames", f"{width}x{height} pixels", why)
+
+
+def _labels(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
+    """Which conditions are learned."""
+    used, unused = [], []
+    classes, clips = len(folder.classes), len(folder.clips)
+    if classes > clips / PER_CLASS:
+        data = replace(data, label="none")
+        unused.append(f"{classes} labels for {clips} clips are names, not classes")
+    elif classes > 1:
+        used.append(f"{classes} labels")
+    captions = [clip.caption for clip in folder.clips if clip.caption]
+    if len(captions) == clips and len(set(captions)) > 1:
+        used.append(f"captions ({len(set(captions))} different)")
+    elif captions:
+        some = f"captions of {len(captions)} of {clips} clips only"
+        unused.append(some if len(captions) < clips else "one caption for all clips")
+    if any(clip.actions for clip in folder.clips):
+        used.append("actions")
+    if any(info.sample_rate for info in infos):
+        unused.append("sound (--data.audio learns it)")
+    used.append("known frames and regions")
+    return data, Reason("conditions", ", ".join(used), f"not used: {'; '.join(unused)}" if unused else "all there are")

@@ -1,0 +1,111 @@
+"""What is chosen for a folder of clips: each rule by a folder that needs it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kinema.data.clips import FolderSource
+from kinema.runtime.device import Runtime
+from kinema.training.choose import Choice, choose
+
+CPU = Runtime(torch.device("cpu"), torch.float32)
+
+
+def chosen(folder: Path) -> Choice:
+    return choose(str(folder), 10, CPU)
+
+
+def reason(choice: Choice, what: str) -> str:
+    (found,) = (row for row in choice.reasons if row.what == what)
+    return f"{found.choice}: {found.why}"
+
+
+@pytest.mark.parametrize(
+    ("rate", "count", "fps", "frames"),
+    [
+        (10, 40, None, 17),  # 1.7 s as they are
+        (25, 60, 12.5, 17),  # every second frame
+        (50, 120, 10, 17),  # every fifth
+        (25, 18, None, 17),  # too short for every second frame
+        (25, 10, None, 9),  # too short for 17 frames
+    ],
+)
+def test_a_training_clip_lasts_about_a_second_and_a_half(
+    make_clip, tmp_path: Path, rate: int, count: int, fps: float | None, frames: int
+) -> None:
+    make_clip("set/a.mp4", count, rate=rate)
+    make_clip("set/b.mp4", count, rate=rate)
+    data = chosen(tmp_path / "set").experiment.data
+    assert (data.fps, data.frames) == (fps, frames)
+    assert len(FolderSource(replace(data, height=16, width=16)).clips) == 2
+
+
+def test_clips_of_several_rates_are_brought_to_one(make_clip, tmp_path: Path) -> None:
+    make_clip("set/a.mp4", 60, rate=30)
+    make_clip("set/b.mp4", 40, rate=10)
+    choice = chosen(tmp_path / "set")
+    assert choice.experiment.data.fps == pytest.approx(10)
+    assert "10 to 30 frames a second" in reason(choice, "time")
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "lost"),
+    [((64, 64), (64, 64), "0%"), ((160, 128), (56, 72), "3%"), ((96, 54), (48, 88), "3%")],
+)
+def test_frames_have_the_shape_of_the_clips(
+    make_clip, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int], lost: str
+) -> None:
+    make_clip("set/a.mp4", 40, size=size)
+    choice = chosen(tmp_path / "set")
+    assert (choice.experiment.data.height, choice.experiment.data.width) == shape
+    assert f"loses up to {lost}" in reason(choice, "frames")
+    assert "--data.fit" not in reason(choice, "frames")
+
+
+def test_a_crop_that_loses_much_is_said(make_clip, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make_clip(f"set/{name}.mp4", 40, size=(64, 64))
+    make_clip("set/tall.mp4", 40, size=(36, 64))
+    assert "loses up to 44% of a frame (--data.fit pad or stretch keeps all)" in reason(
+        chosen(tmp_path / "set"), "frames"
+    )
+
+
+def test_labels_that_are_names_are_left_out_and_classes_are_not(make_clip, tmp_path: Path) -> None:
+    for number in range(8):
+        make_clip(f"set/{number}.mp4", 20, rate=10)
+    rows = [f"{n}.mp4,{n},clip {n}" for n in range(8)]
+    (tmp_path / "set/metadata.csv").write_text("\n".join(["file_name,label,caption", *rows]))
+    choice = chosen(tmp_path / "set")
+    assert choice.experiment.data.label == "none"
+    assert "8 labels for 8 clips are names" in reason(choice, "conditions")
+    assert "captions (8 different)" in reason(choice, "conditions")
+    assert FolderSource(replace(choice.experiment.data, height=16, width=16)).spec.classes == ()
+    rows = [f"{n}.mp4,{n % 2},clip" for n in range(8)]
+    (tmp_path / "set/metadata.csv").write_text("\n".join(["file_name,label,caption", *rows]))
+    choice = chosen(tmp_path / "set")
+    assert choice.experiment.data.label == "label"
+    assert reason(choice, "conditions") == "2 labels, known frames and regions: not used: one caption for all clips"
+
+
+def test_sound_and_captions_of_some_are_named_as_unused(make_clip, tmp_path: Path) -> None:
+    make_clip("set/a.mp4", 40, tone=1.0)
+    make_clip("set/b.mp4", 40, tone=1.0)
+    (tmp_path / "set/metadata.csv").write_text("file_name,caption\na.mp4,one\nb.mp4,\n")
+    said = reason(chosen(tmp_path / "set"), "conditions")
+    assert "captions of 1 of 2 clips only" in said and "--data.audio" in said
+
+
+def test_a_world_is_taken_as_it_is() -> None:
+    assert choose("shape-motion", 1, CPU).experiment.data.source == "shape-motion"
+
+
+def test_a_folder_of_broken_clips_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(np.zeros(100, np.uint8).tobytes())
+    with pytest.raises(ValueError, match=r"none of its clips can be opened; kinema data check"):
+        chosen(tmp_path)
