@@ -19,6 +19,7 @@ __all__ = ["Plan", "make_plan"]
 
 STEPS = 3  # that are timed, after one that is not
 DECODED = 8  # clips whose PSNR is measured
+SMALL = 2, 4  # clips of the batches from which memory is estimated; of 1 there is no batch normalisation
 KEPT = 2  # checkpoints of a run
 SPARE = 0.9  # share of the available memory that a run may take
 
@@ -39,16 +40,17 @@ class Plan:
 def make_plan(experiment: Experiment, source: Source, runtime: Runtime) -> Plan:
     """Train a copy of the run for a few steps, and measure them.
 
-    First with one clip and with two, from which the memory of a whole batch is estimated. Raises ValueError, with the
-    settings that mend it, where a batch would not fit into memory or a checkpoint not on the disk.
+    First with two clips and with four, from which the memory of a whole batch is estimated. Raises ValueError, with the
+    settings that mend it, where a batch would not fit into memory.
     """
     batch = experiment.train.batch
-    small = [_measure(experiment, source, runtime, size, 1).memory for size in (1, 2)] if batch > 2 else []
+    few, more = SMALL
+    small = [_measure(experiment, source, runtime, size, 1).memory for size in SMALL] if batch > more else []
     if len(small) == 2 and small[0] is not None and small[1] is not None:
-        growth = max(0.0, small[1] - small[0])
+        growth = max(0.0, small[1] - small[0]) / (more - few)
         room = SPARE * available_memory(runtime.device)
-        if (needed := growth * (batch - 2)) > room:
-            fits = max(1, 2 + int(room / growth))
+        if (needed := growth * (batch - more)) > room:
+            fits = max(1, more + int(room / growth))
             raise ValueError(
                 f"a step of {batch} clips needs about {(small[1] + needed) / 1e9:.1f} GB, and {room / 1e9:.1f} GB are "
                 f"free: make it --train.batch {fits}, or frames fewer or smaller (--data.frames, --data.height, "
