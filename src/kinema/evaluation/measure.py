@@ -56,6 +56,7 @@ class Distance(NamedTuple):
     of: Callable[[np.ndarray, np.ndarray], float | np.ndarray]  # of the reference's vectors and the measured ones
     better: str = "lower"
     floor_scale: float = 1.0  # the floor at N clips, over that of two halves of N clips
+    floor_of: Callable[[np.ndarray, np.ndarray], float | np.ndarray] | None = None  # of halves, where it is not `of`
 
 
 def feature_distances(network: str, reference: np.ndarray) -> list[Distance]:
@@ -64,18 +65,23 @@ def feature_distances(network: str, reference: np.ndarray) -> list[Distance]:
     StyleGAN-V's Frechet distance divides covariances by n, the others by n - 1. Where there are many more dimensions
     than clips, covariances are in the directions in which the reference varies most.
     """
-    frechet = partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
-    if network in DIRECTIONS:
-        directions = principal_directions(reference, DIRECTIONS[network])
-        frechet = partial(frechet_in_directions, directions=directions)
+    frechet = of_halves = partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
+    if count := DIRECTIONS.get(network):
+        frechet = partial(frechet_in_directions, directions=principal_directions(reference, count))
+        of_halves = partial(_in_own_directions, count=count)
     found = [
-        Distance((f"FD {network}",), frechet, floor_scale=0.5),  # its bias is in proportion to 1 / n
+        Distance((f"FD {network}",), frechet, floor_scale=0.5, floor_of=of_halves),  # its bias is as 1 / n
         Distance((f"KD {network}",), kvd),
         Distance(("precision", "recall", "density", "coverage"), lambda a, b: np.array(prdc(a, b)), "higher"),
     ]
     if network == "v-jepa":
         found.append(Distance((f"MMD {network}",), jedi))  # JEDi's kernel, but not its features
     return found
+
+
+def _in_own_directions(a: np.ndarray, b: np.ndarray, count: int) -> float:
+    """In the directions of `a`, in which its own variance is large by chance too, as a reference's is."""
+    return frechet_in_directions(a, b, principal_directions(a, count))
 
 
 def compute_numbers(rows: Rows, real: Rows | None, network: str, force: bool = False) -> dict[str, Number]:
@@ -141,7 +147,7 @@ def _distance(
     if (note and not force) or half < LEAST_HALF:
         return {name: _unmeasured(clips, UNITS.get(name, ""), distance.better, note) for name in distance.names}
     ends = [np.atleast_1d(x) for x in half_interval(distance.of, tables, groups)]
-    floors = distance.floor_scale * np.atleast_1d(real_floor(distance.of, tables[0], real.groups))
+    floors = distance.floor_scale * np.atleast_1d(real_floor(distance.floor_of or distance.of, tables[0], real.groups))
     found = {}
     for name, value, low, high, floor in zip(distance.names, *ends, floors, strict=True):
         unit = UNITS.get(name, "")

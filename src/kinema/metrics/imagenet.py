@@ -24,7 +24,7 @@ __all__ = ["ImageNetFeatures"]
 SIDE = 128  # pixels; with 64 it ranks failures worse, and 224 takes three times as long
 CHANGE = 3.0  # weight of the changes; with 2 clips that stand still are nearer than slightly blurred ones
 LEAST = 2  # frames: there is no change in one
-FRAMES = 256  # that the network is given at once
+FRAMES = 16  # that the network is given at once: the activations of more do not fit in a CPU's cache
 
 
 class ImageNetFeatures:
