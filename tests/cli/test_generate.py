@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family = "--family.hidden 16 --family.depth 2 --family.heads 2 --family.patch 1 16 --family.attention full"
     data = "--data sprites --data.frames 8 --data.height 32 --data.width 32"
     rest = f"--steps 2 --train.batch 2 --train.lr 0.01 --train.ema-decay 0 --device cpu --out {out}"
-    assert main(f"train latent-dit {data} {family} {rest}".split()) == 0
+    assert main(f"train latent-dit --preset pixels {data} {family} {rest}".split()) == 0
     return out
 
 

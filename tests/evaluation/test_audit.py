@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from kinema.data.writing import to_uint8
-from kinema.evaluation.audit import STRENGTHS, Audit, audit
+from kinema.evaluation.audit import STRENGTHS, Audit, FailureAudit, audit, audit_failures
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL
+from kinema.metrics.failures import FAILURES, PREFERENCE
+from kinema.metrics.features import load_network
 from kinema.worlds.sprites import Sprites
 
 
@@ -84,9 +86,64 @@ def test_sensitivity_to_time_only_or_to_nothing_has_no_finite_ratio() -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def ranked() -> FailureAudit:
+    clips = to_uint8(Sprites(6, 48, 48).batch(0, 40, seed=3).to(torch.device("cpu")).frames)
+    networks = {name: load_network(name, None, torch.device("cpu")) for name in ("imagenet", "kinema")}
+    return audit_failures(clips, np.arange(40), networks)
+
+
+def test_the_default_distance_ranks_failures_as_a_person_does(ranked) -> None:
+    values = ranked.values["FD imagenet"]
+    assert set(values) == set(FAILURES)
+    assert ranked.rank_correlation("FD imagenet") > 0.85
+    assert len(ranked.wrong_pairs("FD imagenet")) < len(ranked.wrong_pairs("FD kinema"))
+    assert ranked.floors["FD imagenet"] < values["codec 24"] < min(values["frozen"], values["codec 3"])
+    assert values["copy"] < values["frozen"]
+    seen = [name for names in PREFERENCE[:-1] for name in names if name != "mean clip"]  # dark
+    assert max(values[name] for name in seen) < min(values[name] for name in PREFERENCE[-1])
+
+
+def test_wrong_pairs_and_their_correlation() -> None:
+    places = {name: float(place) for place, names in enumerate(PREFERENCE) for name in names}
+    odd = places | {"noise": -1.0}
+    nan = places | {"noise": np.nan}
+    found = FailureAudit({"right": places, "odd": odd, "nan": nan}, {"right": 0.0, "odd": 0.0, "nan": 0.0})
+    assert found.rank_correlation("right") == pytest.approx(1) and found.wrong_pairs("right") == []
+    assert found.rank_correlation("odd") < 0.7
+    better = [name for names in PREFERENCE[:-1] for name in names]
+    assert found.wrong_pairs("odd") == found.wrong_pairs("nan") == [(name, "noise") for name in better]
+    assert np.isnan(found.rank_correlation("nan"))
+
+
+def test_only_the_failures_are_quick(tmp_path, kinema) -> None:
+    words = ["--on", "sprites", "--clips", 32, "--frames", 6, "--height", 32, "--width", 32, "--out", tmp_path / "x"]
+    status, printed, err = kinema("metrics", "audit", *words, "--failures-only", "--features", "kinema")
+    assert (status, err) == (0, "")
+    assert "Spearman" in printed and "FD kinema: " in printed and "FD imagenet" not in printed
+    values = json.loads((tmp_path / "x" / "audit.json").read_text())
+    assert set(values["failures"]["FD kinema"]) == set(FAILURES) and "curves" not in values
+    assert (tmp_path / "x" / "failures.png").exists() and not (tmp_path / "x" / "corruptions.png").exists()
+
+
 def test_the_command_writes_what_it_found(tmp_path, kinema) -> None:
     out = tmp_path / "audit"
-    words = ["--on", "sprites", "--clips", 32, "--frames", 8, "--height", 32, "--width", 32, "--out", out]
+    words = [
+        "--features",
+        "kinema",
+        "--on",
+        "sprites",
+        "--clips",
+        32,
+        "--frames",
+        8,
+        "--height",
+        32,
+        "--width",
+        32,
+        "--out",
+        out,
+    ]
     status, printed, err = kinema("metrics", "audit", *words)
     assert (status, err) == (0, "")
     values = json.loads((out / "audit.json").read_text())

@@ -32,8 +32,8 @@ from kinema.worlds.shape_motion import ShapeMotion
 from kinema.zoo import export
 
 TINY = MoCoGANConfig(content=4, motion=3, ngf=2, ndf=2, ndf_image=2)
-SMALL = EvaluationConfig(clips=20, frames=8, height=32, width=32, force=True)
-WORDS = ["--clips", 20, "--frames", 8, "--height", 32, "--width", 32, "--force"]
+SMALL = EvaluationConfig(clips=20, frames=8, height=32, width=32, features="kinema", force=True)  # the fastest features
+WORDS = ["--clips", 20, "--frames", 8, "--height", 32, "--width", 32, "--features", "kinema", "--force"]
 
 
 @pytest.fixture
@@ -61,6 +61,14 @@ def test_a_folder_against_itself_is_at_no_distance(clips, cpu) -> None:
     assert numbers["flow distance"].value == numbers["direction distance"].value == 0
     note = numbers["FD kinema"].note
     assert "where 258 are needed" in note and "covariances are singular, of rank 19 in 128 dimensions" in note
+
+
+def test_the_default_features_need_64_clips(clips, cpu) -> None:
+    settings = replace(SMALL, frames=2, features=EvaluationConfig.features)
+    numbers = one(evaluate([str(clips)], str(clips), settings, cpu)).numbers
+    distance = numbers["FD imagenet"]
+    assert distance.value == 0 and (distance.real or 0) > 0
+    assert distance.note == "of 20 clips, where 64 are needed"
 
 
 def test_windows_do_not_overlap_and_alternate_between_files(clips) -> None:

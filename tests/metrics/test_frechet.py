@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import _compute_fid
 
-from kinema.metrics.frechet import covariance_rank, frechet_distance
+from kinema.metrics.frechet import covariance_rank, frechet_distance, frechet_in_directions, principal_directions
 
 
 def features(seed: int, count: int, dimensions: int, offset: float = 0.0) -> np.ndarray:
@@ -104,3 +104,39 @@ def test_what_cannot_be_computed_raises() -> None:
         frechet_distance(good, np.ones((1, 4)))
     with pytest.raises(ValueError, match="4 and 3 dimensions"):
         frechet_distance(good, np.ones((2, 3)))
+
+
+def test_principal_directions_are_those_of_numpys_decomposition() -> None:
+    for count in (12, 80):  # fewer and more than dimensions
+        a = features(10, count, 40, offset=3)
+        found = principal_directions(a, 5)
+        _, _, expected = np.linalg.svd(a - a.mean(0), full_matrices=False)
+        assert np.allclose(found.T @ found, np.eye(5))
+        assert np.allclose(found @ found.T, expected[:5].T @ expected[:5])
+    assert principal_directions(features(11, 6, 40), 31).shape == (40, 5)
+    assert principal_directions(np.ones((6, 40)), 31).shape == (40, 0)
+
+
+def test_in_directions_it_is_the_distance_of_gaussians_alike_outside_them() -> None:
+    deviations, shift = np.array([5.0, 4.0, 3.0, 0.2, 0.1]), np.array([1.0, 0, 2, 3, 0])
+    axes = rotation(5, seed=1)
+    a = with_covariance(deviations[:, None] * axes, np.zeros(5))
+    found = principal_directions(a, 3)
+    moved = with_covariance(deviations[:, None] * axes, shift @ axes)
+    assert frechet_in_directions(a, moved, found) == pytest.approx(14)  # of the mean, in all dimensions
+    wider = with_covariance((deviations + np.array([1, 0, 2, 7, 0]))[:, None] * axes, np.zeros(5))
+    assert frechet_in_directions(a, wider, found) == pytest.approx(1 + 4)  # the fourth is outside
+    assert frechet_in_directions(a, wider, np.eye(5)) == pytest.approx(frechet_distance(a, wider))
+
+
+def test_in_directions_equal_sets_have_distance_zero_and_few_clips_are_enough() -> None:
+    a = features(12, 64, 300, offset=5)
+    found = principal_directions(a, 31)
+    assert frechet_in_directions(a, a[::-1].copy(), found) == pytest.approx(0, abs=1e-9 * np.square(a).sum())
+    assert frechet_in_directions(a, a.copy(), found) == 0
+    flat = np.ones((4, 3))
+    assert frechet_in_directions(flat, flat + 2, principal_directions(flat, 2)) == pytest.approx(12)
+    broken = a.copy()
+    broken[3] = np.nan
+    with pytest.raises(ValueError, match="in row 3:"):
+        frechet_in_directions(a, broken, found)

@@ -107,5 +107,5 @@ def test_a_world_is_taken_as_it_is() -> None:
 
 def test_a_folder_of_broken_clips_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(np.zeros(100, np.uint8).tobytes())
-    with pytest.raises(ValueError, match=r"none of its clips can be opened; kinema data check"):
+    with pytest.raises(ValueError, match=r"none of its 1 clips can be used; the first is a.mp4: FFmpeg cannot read it"):
         chosen(tmp_path)

@@ -1,4 +1,4 @@
-"""An audit of measures: whether each rises as clips are corrupted more and more.
+"""An audit of measures: whether each rises as clips are corrupted more and more, and ranks failures as a person does.
 
 For each corruption of `metrics.corruptions` at rising strength, a measure of the corrupted clips against clean ones:
 
@@ -12,11 +12,16 @@ For each corruption of `metrics.corruptions` at rising strength, a measure of th
 PSNR and SSIM compare each clip with itself before it was corrupted, and detect every change of a pixel. Measures of
 single clips count by the change of their mean, in standard deviations over clips; their floor is the difference of the
 means of two sets of clean clips.
+
+For the failures of `metrics.failures`, drawn from half of the clips, each distance to the other half, and:
+
+- rank correlation: Spearman's, of the distance with the order in which a person prefers them.
+- wrong pairs: of failures of which a person prefers one, and the distance is not lower for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +33,13 @@ from kinema.data.writing import from_uint8
 from kinema.evaluation.measure import feature_distances
 from kinema.evaluation.rows import clip_measures
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
+from kinema.metrics.failures import FAILURES, PREFERENCE, failed
 from kinema.metrics.features import FeatureNetwork
 from kinema.metrics.flow_field import direction_distance
 from kinema.metrics.paired import ssim
 from kinema.types import Progress, no_progress
 
-__all__ = ["STRENGTHS", "Audit", "audit"]
+__all__ = ["STRENGTHS", "Audit", "FailureAudit", "audit", "audit_failures"]
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 BATCH = 16  # clips in memory
@@ -53,10 +59,7 @@ class Audit:
 
     def rank_correlation(self, measure: str, corruption: str) -> float:
         """Spearman's correlation of a measure with the strength; 0 where it is constant, NaN where it is not finite."""
-        values = self.curves[measure][corruption]
-        if not np.isfinite(values).all():
-            return np.nan
-        return float(np.corrcoef(rankdata(self.strengths), rankdata(values))[0, 1]) if np.ptp(values) > 0 else 0.0
+        return _rank_correlation(self.strengths, self.curves[measure][corruption])
 
     def detection(self, measure: str, corruption: str) -> float | None:
         """The least strength from which on a measure is above its floor; None where it is not at the strongest."""
@@ -93,6 +96,31 @@ class Audit:
         return float(np.interp(error, errors[order], values[order], right=np.nan))
 
 
+@dataclass(frozen=True, slots=True)
+class FailureAudit:
+    """The distances of failures from real clips, such that more is worse."""
+
+    values: Mapping[str, Mapping[str, float]]  # of each distance and failure
+    floors: Mapping[str, float]  # of each distance: that of other real clips
+
+    def rank_correlation(self, distance: str) -> float:
+        """Spearman's correlation with a person's order.
+
+        It is a little below 1 even where no pair is wrong, as a person has no preference among some.
+        """
+        found = self.values[distance]
+        places = [place for place, names in enumerate(PREFERENCE) for _ in names]
+        return _rank_correlation(places, np.array([found[name] for names in PREFERENCE for name in names]))
+
+    def wrong_pairs(self, distance: str) -> list[tuple[str, str]]:
+        """Pairs of failures, the one that a person prefers first, whose distance is no lower than the other's."""
+        found, wrong = self.values[distance], list[tuple[str, str]]()
+        for place, names in enumerate(PREFERENCE):
+            worse = [name for later in PREFERENCE[place + 1 :] for name in later]
+            wrong += [(one, other) for one in names for other in worse if not found[one] < found[other]]
+        return wrong
+
+
 def audit(
     clips: UInt8[np.ndarray, "N T H W 3"],
     groups: Int64[np.ndarray, " N"],
@@ -105,14 +133,7 @@ def audit(
     So a distance is never 0 by shared clips, and its floor is that of the clean halves. Clips of one group are in one
     half. Raises ValueError where a half has fewer than 16 clips.
     """
-    order = list(dict.fromkeys(groups.tolist()))
-    first = np.isin(groups, order[::2])
-    clean, other = clips[first], clips[~first]
-    if min(len(clean), len(other)) < BATCH:
-        raise ValueError(
-            f"an audit measures half of the clips against the others, by files, and these are {len(clean)} and "
-            f"{len(other)}: give {BATCH} or more of each"
-        )
+    clean, other = _halves(clips, groups)
     reference, before = _measure(other, networks), _measure(clean, networks)
     deviations = {name: float(np.nanstd(values)) or 1.0 for name, values in reference[1].items()}
     floors = _values(before, reference, reference[1], deviations, networks)
@@ -134,21 +155,71 @@ def audit(
     )
 
 
+def audit_failures(
+    clips: UInt8[np.ndarray, "N T H W 3"],
+    groups: Int64[np.ndarray, " N"],
+    networks: Mapping[str, FeatureNetwork],
+    progress: Progress = no_progress,
+    seed: int = 0,
+) -> FailureAudit:
+    """Draw every failure from half of the clips and measure its distances to the other half, as `audit` does.
+
+    Precision, recall and the like are left out: each shows a part of what is wrong, and most are 0 for most failures.
+    """
+    clean, other = _halves(clips, groups)
+    reference = _features(other, networks)
+    floors = _distances(_features(clean, networks), reference, networks, shares=False)
+    values: dict[str, dict[str, float]] = {distance: {} for distance in floors}
+    for done, name in enumerate(FAILURES, 1):
+        found = _distances(_features(failed(clean, name, seed), networks), reference, networks, shares=False)
+        for distance in floors:
+            values[distance][name] = found[distance]
+        progress(done, len(FAILURES))
+    return FailureAudit(values, floors)
+
+
+def _rank_correlation(order: Sequence[float], values: np.ndarray) -> float:
+    """Spearman's; 0 where the values are constant, NaN where they are not finite."""
+    if not np.isfinite(values).all():
+        return np.nan
+    return float(np.corrcoef(rankdata(order), rankdata(values))[0, 1]) if np.ptp(values) > 0 else 0.0
+
+
+def _halves(clips: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every other group's clips, and the rest; raises ValueError where these are fewer than 16."""
+    order = list(dict.fromkeys(groups.tolist()))
+    first = np.isin(groups, order[::2])
+    clean, other = clips[first], clips[~first]
+    if min(len(clean), len(other)) < BATCH:
+        raise ValueError(
+            f"an audit measures half of the clips against the others, by files, and these are {len(clean)} and "
+            f"{len(other)}: give {BATCH} or more of each"
+        )
+    return clean, other
+
+
+def _features(clips: np.ndarray, networks: Mapping[str, FeatureNetwork]) -> Arrays:
+    """The features of each network; equal clips are computed once."""
+    numbers: dict[bytes, int] = {}
+    places = [numbers.setdefault(clip.tobytes(), len(numbers)) for clip in clips]
+    _, firsts = np.unique(places, return_index=True)
+    parts = [torch.from_numpy(clips[firsts[k : k + BATCH]]) for k in range(0, len(firsts), BATCH)]
+    found = {name: [network(part).float().cpu().numpy() for part in parts] for name, network in networks.items()}
+    return {name: np.concatenate(values)[places] for name, values in found.items()}
+
+
 def _measure(clips: np.ndarray, networks: Mapping[str, FeatureNetwork]) -> tuple[Arrays, Arrays, np.ndarray]:
     """The features of each network, the measures of single clips, and the directions of motion."""
-    features: dict[str, list[np.ndarray]] = {name: [] for name in networks}
     per_clip: dict[str, list[np.ndarray]] = {}
     directions = []
     for first in range(0, len(clips), BATCH):
         batch = clips[first : first + BATCH]
-        for name, network in networks.items():
-            features[name].append(network(torch.from_numpy(batch)).float().cpu().numpy())
         found, shares = clip_measures(batch)
         directions.append(shares)
         for name, values in found.items():
             per_clip.setdefault(name, []).append(values)
-    joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in (features, per_clip)]
-    return joined[0], joined[1], np.concatenate(directions)
+    joined = {name: np.concatenate(parts) for name, parts in per_clip.items()}
+    return _features(clips, networks), joined, np.concatenate(directions)
 
 
 def _values(
@@ -159,17 +230,27 @@ def _values(
     networks: Mapping[str, FeatureNetwork],
 ) -> dict[str, float]:
     """Every measure of clips, such that more is worse: distances to the reference, changes of means from `before`."""
+    values = _distances(found[0], reference[0], networks)
+    for name, of_clips in found[1].items():
+        values[name] = float(abs(np.nanmean(of_clips) - np.nanmean(before[name])) / deviations[name])
+    values["direction distance"] = direction_distance(reference[2], found[2])
+    return values
+
+
+def _distances(
+    found: Arrays, reference: Arrays, networks: Mapping[str, FeatureNetwork], shares: bool = True
+) -> dict[str, float]:
+    """Every distance in the features of networks, such that more is worse; with `shares` precision and so on."""
     values: dict[str, float] = {}
     for network in networks:
-        for distance in feature_distances(network):
-            results = np.atleast_1d(distance.of(reference[0][network], found[0][network]))
+        for distance in feature_distances(network, reference[network]):
+            if distance.better == "higher" and not shares:
+                continue
+            results = np.atleast_1d(distance.of(reference[network], found[network]))
             for name, value in zip(distance.names, results, strict=True):
                 values[name if network in name else f"{name} {network}"] = float(
                     1 - value if distance.better == "higher" else value
                 )
-    for name, of_clips in found[1].items():
-        values[name] = float(abs(np.nanmean(of_clips) - np.nanmean(before[name])) / deviations[name])
-    values["direction distance"] = direction_distance(reference[2], found[2])
     return values
 
 

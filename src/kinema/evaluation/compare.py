@@ -42,7 +42,7 @@ def differences(found: Sequence[Evaluation], reference: Evaluation | None) -> li
         names = other.result.source, first.result.source
         if reference is not None:
             sets = [one.rows for one in (other, first, reference)]
-            for distance in feature_distances(network):
+            for distance in feature_distances(network, reference.rows.features):
                 if any(math.isnan(one.result.numbers[distance.names[0]].value) for one in (first, other)):
                     continue
 

@@ -49,8 +49,8 @@ class EvaluationConfig:
     """Pixels; without a model 64."""
     fps: float | None = None
     """Frames a second that videos are resampled to; without a model all frames are used as they are."""
-    features: str = "kinema"
-    """The network whose features are compared: kinema, i3d-stylegan-v, i3d-videogpt, v-jepa or videomae."""
+    features: str = "imagenet"
+    """The network whose features are compared: imagenet, kinema, i3d-stylegan-v, i3d-videogpt, v-jepa or videomae."""
     weights: str | None = None
     """The network's file or folder of weights, where these do not ship with kinema."""
     seed: int = 0

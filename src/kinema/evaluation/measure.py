@@ -14,7 +14,7 @@ from kinema.evaluation.rows import Rows
 from kinema.metrics.control import label_control
 from kinema.metrics.coverage import prdc
 from kinema.metrics.flow_field import direction_distance, magnitude_distance
-from kinema.metrics.frechet import covariance_rank, frechet_distance
+from kinema.metrics.frechet import covariance_rank, frechet_distance, frechet_in_directions, principal_directions
 from kinema.metrics.kernel import jedi, kvd
 from kinema.metrics.protocol import Number
 from kinema.metrics.statistics import Extrapolation, extrapolated_distance, half_interval, mean_interval, real_floor
@@ -46,6 +46,7 @@ LEAST_MEAN = 16  # clips for a mean
 LEAST_DISTANCE = 64  # clips for neighbours, kernels and distances of motion
 LEAST_FILES = 8  # with fewer an interval over files is marked
 LEAST_HALF = 6  # clips in the smallest half: with fewer there are no five neighbours
+DIRECTIONS = {"imagenet": 31}  # of covariances, where these are not in all dimensions: 64 clips are then enough
 
 
 class Distance(NamedTuple):
@@ -55,16 +56,21 @@ class Distance(NamedTuple):
     of: Callable[[np.ndarray, np.ndarray], float | np.ndarray]  # of the reference's vectors and the measured ones
     better: str = "lower"
     floor_scale: float = 1.0  # the floor at N clips, over that of two halves of N clips
+    floor_of: Callable[[np.ndarray, np.ndarray], float | np.ndarray] | None = None  # of halves, where it is not `of`
 
 
-def feature_distances(network: str) -> list[Distance]:
-    """The distances in a network's features.
+def feature_distances(network: str, reference: np.ndarray) -> list[Distance]:
+    """The distances in a network's features to a reference, whose vectors are [N, D].
 
-    StyleGAN-V's Frechet distance divides covariances by n, the others by n - 1.
+    StyleGAN-V's Frechet distance divides covariances by n, the others by n - 1. Where there are many more dimensions
+    than clips, covariances are in the directions in which the reference varies most.
     """
-    frechet = partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
+    frechet = of_halves = partial(frechet_distance, ddof=0 if network == "i3d-stylegan-v" else 1)
+    if count := DIRECTIONS.get(network):
+        frechet = partial(frechet_in_directions, directions=principal_directions(reference, count))
+        of_halves = partial(_in_own_directions, count=count)
     found = [
-        Distance((f"FD {network}",), frechet, floor_scale=0.5),  # its bias is in proportion to 1 / n
+        Distance((f"FD {network}",), frechet, floor_scale=0.5, floor_of=of_halves),  # its bias is as 1 / n
         Distance((f"KD {network}",), kvd),
         Distance(("precision", "recall", "density", "coverage"), lambda a, b: np.array(prdc(a, b)), "higher"),
     ]
@@ -73,21 +79,29 @@ def feature_distances(network: str) -> list[Distance]:
     return found
 
 
+def _in_own_directions(a: np.ndarray, b: np.ndarray, count: int) -> float:
+    """In the directions of `a`, in which its own variance is large by chance too, as a reference's is."""
+    return frechet_in_directions(a, b, principal_directions(a, count))
+
+
 def compute_numbers(rows: Rows, real: Rows | None, network: str, force: bool = False) -> dict[str, Number]:
     """All numbers of a set by name, beside those of the reference.
 
     What there are too few clips for is not measured, or with `force` measured and marked. A Frechet distance needs
-    twice as many clips as dimensions: half of them, in its interval and its floor, then have a full-rank covariance.
+    twice as many clips as its covariances have dimensions: half of them, in its interval and its floor, then have
+    covariances of full rank.
     """
     found: dict[str, Number] = {}
     if real is not None:
         tables = real.features, rows.features
-        for distance in feature_distances(network):
+        dimensions = DIRECTIONS.get(network) or real.features.shape[1]
+        for distance in feature_distances(network, real.features):
             is_frechet = distance.names[0].startswith("FD")
-            least = 2 * rows.features.shape[1] + 2 if is_frechet else LEAST_DISTANCE
+            least = 2 * dimensions + 2 if is_frechet else LEAST_DISTANCE
             found |= _distance(distance, tables, real, rows, least, force)
             if is_frechet and math.isfinite((number := found[distance.names[0]]).value):
-                number = replace(number, note="; ".join(filter(None, (number.note, _singular(*tables)))))
+                singular = _singular(*tables) if network not in DIRECTIONS else ""
+                number = replace(number, note="; ".join(filter(None, (number.note, singular))))
                 line = frechet_extrapolation(rows, real, network)
                 at_infinity = replace(number, value=line.value, low=line.low, high=line.high, real=0.0)
                 found |= {distance.names[0]: number, f"{distance.names[0]} at infinity": at_infinity}
@@ -108,7 +122,7 @@ def compute_numbers(rows: Rows, real: Rows | None, network: str, force: bool = F
 
 def frechet_extrapolation(rows: Rows, real: Rows, network: str) -> Extrapolation:
     """The Frechet distance extrapolated to infinitely many clips."""
-    of = feature_distances(network)[0].of
+    of = feature_distances(network, real.features)[0].of
     return extrapolated_distance(of, real.features, rows.features, (real.groups, rows.groups))
 
 
@@ -133,7 +147,7 @@ def _distance(
     if (note and not force) or half < LEAST_HALF:
         return {name: _unmeasured(clips, UNITS.get(name, ""), distance.better, note) for name in distance.names}
     ends = [np.atleast_1d(x) for x in half_interval(distance.of, tables, groups)]
-    floors = distance.floor_scale * np.atleast_1d(real_floor(distance.of, tables[0], real.groups))
+    floors = distance.floor_scale * np.atleast_1d(real_floor(distance.floor_of or distance.of, tables[0], real.groups))
     found = {}
     for name, value, low, high, floor in zip(distance.names, *ends, floors, strict=True):
         unit = UNITS.get(name, "")

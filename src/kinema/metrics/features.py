@@ -40,6 +40,7 @@ class FeatureNetwork(Protocol):
 
 
 NETWORKS = {
+    "imagenet": "kinema.metrics.imagenet:ImageNetFeatures",
     "kinema": "kinema.metrics.encoder:KinemaFeatures",
     "i3d-stylegan-v": "kinema.metrics.i3d:I3DStyleGANV",
     "i3d-videogpt": "kinema.metrics.i3d:I3DVideoGPT",

@@ -6,7 +6,8 @@ Unterthiner et al. (2018, arXiv 1812.01717).
 
 The distance is biased: two sets of n clips from one distribution are apart by about c / n, and c grows with the number
 of dimensions. With no more clips than dimensions the covariances are singular too, and most of the distance comes from
-the empty directions. It is still defined, but compares only with distances of as many clips.
+the empty directions. It is still defined, but compares only with distances of as many clips. For features of more
+dimensions than there are clips `frechet_in_directions` takes covariances in the leading principal directions only.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float
 
-__all__ = ["covariance_rank", "finite", "frechet_distance"]
+__all__ = ["covariance_rank", "finite", "frechet_distance", "frechet_in_directions", "principal_directions"]
 
 NAMED = 5  # rows named in a message
-ZERO = 1e-12  # of the covariances' trace: a distance below it is rounding
+ZERO = 1e-12  # of the covariances' trace, or the largest variance: a distance or a variance below it is rounding
 
 
 def finite(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
@@ -46,6 +48,37 @@ def frechet_distance(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M E"], d
     trace = np.square(factor_a).sum() + np.square(factor_b).sum()
     squared = np.square(mean_a - mean_b).sum() + trace - 2 * overlap
     return float(squared) if squared > ZERO * trace else 0.0
+
+
+def frechet_in_directions(
+    a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M D"], directions: Float[np.ndarray, "D K"]
+) -> float:
+    """The squared distance of the means, in all dimensions, and of the covariances, in K orthonormal directions.
+
+    It is the Frechet distance of Gaussians whose covariances are equal outside the directions: few clips are enough for
+    a mean, but a covariance needs more clips than it has dimensions. Exactly 0 for equal sets. Raises ValueError as
+    `frechet_distance` does.
+    """
+    inside = frechet_distance(a @ directions, b @ directions)
+    apart = finite(a).mean(0) - finite(b).mean(0)
+    outside = apart - directions @ (directions.T @ apart)
+    return inside + float(outside @ outside)
+
+
+def principal_directions(reference: Float[np.ndarray, "N D"], count: int) -> Float[np.ndarray, "D K"]:
+    """The directions in which the vectors vary most, as orthonormal columns (principal components: Pearson 1901).
+
+    K is `count`, or the rank of the covariance where that is less. Raises ValueError for fewer than 2 vectors, and
+    values that are not finite.
+    """
+    _, factor = _moments(reference)
+    inner = len(factor) < factor.shape[1]  # of vectors' products, where these are fewer than dimensions
+    products = factor @ factor.T if inner else factor.T @ factor
+    last = len(products) - 1
+    values, vectors = scipy.linalg.eigh(products, subset_by_index=(max(0, last + 1 - count), last))
+    there = values > ZERO * values[-1]
+    found = vectors[:, there]
+    return factor.T @ found / np.sqrt(values[there]) if inner else found
 
 
 def covariance_rank(features: Float[np.ndarray, "N D"]) -> int:

@@ -11,7 +11,7 @@ from os import cpu_count
 import numpy as np
 
 from kinema.data.clips import DataConfig
-from kinema.data.folder import Folder, scan
+from kinema.data.folder import Folder, clip_name, scan
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
 from kinema.experiment import Experiment
 from kinema.presets import preset
@@ -62,7 +62,7 @@ def choose(source: str, minutes: float | None, runtime: Runtime) -> Choice:
     folder = scan(source)
     infos = survey(folder.clips)
     if not infos:
-        raise ValueError(f"{folder.root}: none of its clips can be opened; kinema data check {source} says why")
+        raise ValueError(_no_clips(folder))
     data = replace(family.data, source=source)
     for choice in (_rate, _shape, _labels):
         data, reason = choice(data, folder, infos)
@@ -82,6 +82,20 @@ def survey(clips: Sequence[Clip], most: int = SAMPLED) -> list[ClipInfo]:
 
     with ThreadPoolExecutor(cpu_count()) as pool:
         return [found for found in pool.map(info, places.tolist()) if found is not None]
+
+
+def _no_clips(folder: Folder) -> str:
+    """Why the first of a folder's clips cannot be opened."""
+    clip = folder.clips[0]
+    try:
+        find_reader(clip.path).info(clip)
+        reason = "it can be opened now, and could not before"
+    except ReadError as error:
+        reason = error.reason
+    except OSError as error:
+        reason = str(error.strerror)
+    name = clip_name(clip, folder.root)
+    return f"{folder.root}: none of its {len(folder.clips)} clips can be used; the first is {name}: {reason}"
 
 
 def _rate(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:

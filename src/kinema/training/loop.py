@@ -49,6 +49,11 @@ class Trainer:
         self.config = experiment.train
         torch.manual_seed(self.config.seed)  # the same on all ranks, so that all start from the same weights
         self.family: Family = family.build().to(runtime.device)
+        if experiment.data.cache_latents and self.family.codec is None:
+            raise ValueError(
+                f"{type(self.family).__name__} learns from pixels, so there are no latents to cache: "
+                "leave --data.cache-latents out"
+            )
         channels_last(self.family)
         self.turns: Sequence[Turn] = self.family.turns()
         trained = {id(p): p for turn in self.turns for p in turn.parameters}
@@ -117,14 +122,10 @@ class Trainer:
     def cache_latents(self, progress: Progress = no_progress) -> None:
         """Encode `data.cache_latents` windows now and train on their latents; the codec must have its weights.
 
-        Raises ValueError if the family has no codec or the latents cannot be stored.
+        Raises ValueError if the latents cannot be stored.
         """
         data, codec = self.experiment.data, self.family.codec
-        if codec is None:
-            raise ValueError(
-                f"{type(self.family).__name__} learns from pixels, so there are no latents to cache: "
-                "leave --data.cache-latents out"
-            )
+        assert codec is not None, "checked when the trainer was made"
         self.feed = LatentSource(self.source, codec, self.runtime, data.cache_latents, data.cache, progress)
 
     def advance(self) -> None:
