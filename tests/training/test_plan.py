@@ -42,6 +42,12 @@ def test_steps_of_minutes_follow_the_time_of_a_step() -> None:
     assert found.steps == int(60 / found.seconds)
 
 
+def test_a_plan_of_cached_latents_writes_no_cache(tmp_path: Path) -> None:
+    cached = experiment().changed(data={"cache_latents": 32, "cache": str(tmp_path)})
+    assert make_plan(cached, WORLD, CPU).seconds > 0
+    assert list(tmp_path.rglob("*.npy")) == []
+
+
 def test_a_plan_does_not_change_the_run(tmp_path: Path) -> None:
     train(experiment(), tmp_path / "a", source=WORLD, runtime=CPU)
     make_plan(experiment(), WORLD, CPU)

@@ -13,7 +13,7 @@ from kinema.family import Codec, encode_exactly
 from kinema.runtime.device import Runtime
 from kinema.runtime.memory import available_memory, peak_memory
 from kinema.training.loop import Trainer
-from kinema.types import hash_seed
+from kinema.types import Batch, hash_seed
 
 __all__ = ["Plan", "make_plan"]
 
@@ -65,6 +65,8 @@ def _measure(experiment: Experiment, source: Source, runtime: Runtime, batch: in
     trainer = Trainer(replace(experiment, train=config), source, runtime)
     trainer.begin()
     codec_psnr = None if trainer.family.codec is None else _codec_psnr(trainer.family.codec, trainer)
+    if experiment.data.cache_latents and trainer.family.codec is not None:
+        trainer.feed = _Encoded(source, trainer.family.codec, runtime)
     trainer.advance()
     _wait(runtime)
     begun = time.perf_counter()
@@ -90,6 +92,25 @@ def _measure(experiment: Experiment, source: Source, runtime: Runtime, batch: in
     clips = len(source.clips) if isinstance(source, FolderSource) else None
     passes = None if clips is None else total * batch * runtime.ranks / clips
     return Plan(weights, seconds, memory, total, passes, 4 * KEPT * (values + count + moments), codec_psnr)
+
+
+class _Encoded:
+    """A source of latents that are encoded now: the steps of a run with cached latents, without its cache."""
+
+    def __init__(self, source: Source, codec: Codec, runtime: Runtime) -> None:
+        self.spec, self.skipped, self.key = source.spec, source.skipped, source.key
+        self._source, self._codec, self._runtime = source, codec, runtime
+        self._batch: Batch | None = None
+
+    def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The same batch for all steps, as reading cached latents takes next to no time."""
+        if self._batch is None:
+            batch = self._source.batch(0, size, seed=seed)
+            frames = Batch(batch.frames).to(self._runtime.device).frames
+            with torch.no_grad(), self._runtime.autocast():
+                latents = encode_exactly(self._codec, frames).half().cpu()
+            self._batch = Batch(batch.frames[:, :0], batch.conditions, latents)
+        return self._batch
 
 
 @torch.no_grad()
