@@ -131,6 +131,7 @@ class Family(nn.Module, ABC):
     accepts: frozenset[str]  # the fields of Conditions that it supports
     streams: frozenset[str]  # the names of the streams that it draws from
     context_frames: int = 0  # known first frames in training; above 0, sampling requires known frames
+    reconstructs: bool = False  # whether it is measured and shown by its known frames, decoded, as a codec is
     generator: nn.Module  # the trained network for sampling, which is averaged and exported
     max_frames: int | None = None  # the most frames that `generate` supports; None: unlimited
     sampling: Any = None  # a frozen dataclass of sampling settings, or None

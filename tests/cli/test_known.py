@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from kinema.cli.main import main
 from kinema.data.clips import DataConfig
 from kinema.data.decoded import resize
 from kinema.data.readers.base import read_frames
+from kinema.data.writing import to_uint8
 from kinema.experiment import Experiment, TrainConfig
 from kinema.families.vgan import VGAN, VGANConfig
 from kinema.registry import FAMILIES
 from kinema.runtime.device import Runtime
-from kinema.sampling.model import Model, load
+from kinema.sampling.model import Model, load, stream
 from kinema.sampling.request import GenerateRequest
 from kinema.types import Conditions, Progress, Seeds, no_progress
 
@@ -154,6 +156,24 @@ def test_families_use_what_they_can(sampled, trained, clip, mask, refused, tmp_p
         for words in (["--keep-last", 2], ["--between"], ["--mask", mask]):
             says = refused("sample", trained[family], "--known", clip, "--out", tmp_path / "out", *words)
             assert f"{name} can only go on from the first frames" in says
+
+
+def test_a_codec_shows_what_it_decodes(sampled, trained, clip, refused, kinema, make_clip, tmp_path) -> None:
+    assert "a codec makes no clips of its own" in refused("sample", trained["video-vae"], "--out", tmp_path / "out")
+    frames = np.stack([resize(frame, SIZE, SIZE) for frame in read_frames(clip)][:9])
+    real = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
+    known = Conditions().with_first_frames(real)
+    model = load(trained["video-vae"])
+    chunks = stream(model.family, model.runtime, Seeds((0,)), 9, known)
+    assert np.array_equal(sampled("video-vae"), np.concatenate([to_uint8(chunk) for chunk in chunks], 1)[0])
+    for number in range(4):
+        make_clip(f"clips/{number}.mkv", 40 + number, size=(SIZE, SIZE), codec="ffv1", pixels="bgr0")
+    measured = ["--clips", 4, "--fps", 7.031, "--force", "--features", "kinema", "--out", tmp_path / "report"]
+    status, _, err = kinema("evaluate", trained["video-vae"], "--against", tmp_path / "clips", *measured)
+    assert status == 0, err
+    result = json.loads((tmp_path / "report" / "results.json").read_text())[0]
+    assert 5 < result["numbers"]["PSNR"]["value"] < 60
+    assert "is a codec" in refused("evaluate", trained["video-vae"], "--clips", 4, "--force")
 
 
 def test_clips_of_a_folder_that_are_too_short_are_named(trained, make_clip, kinema, tmp_path) -> None:

@@ -42,6 +42,8 @@ def read_known(
         flags = {"--keep-first": first, "--keep-last": last, "--between": between or None, "--mask": mask}
         if given := [name for name, value in flags.items() if value is not None]:
             raise ValueError(f"{given[0]} says what of {flag} is known: name a clip or a folder with {flag}")
+        if model.family.reconstructs:
+            raise ValueError(f"a codec makes no clips of its own: name clips that it encodes and decodes with {flag}")
         return None, None
     if "known" not in model.family.accepts:
         raise ValueError(f"{type(model.family).__name__} cannot use known frames: leave {flag} out")
@@ -49,9 +51,10 @@ def read_known(
     if min(count for count in (first, last, 1) if count is not None) < 1:
         raise ValueError("--keep-first and --keep-last are at least 1: leave out what is not known")
     if first is None:
-        first = 1 if between else 0 if last or mask else max(1, model.family.context_frames)
+        least = frames if model.family.reconstructs else max(1, model.family.context_frames)
+        first = 1 if between else 0 if last or mask else least
     last = last or int(between)
-    if first + last >= frames:
+    if first + last >= frames and not model.family.reconstructs:
         raise ValueError(f"{first + last} of {frames} frames are known, so there is nothing to make: keep fewer")
     region = read_mask(model, mask) if mask else np.zeros((model.spec.height, model.spec.width), bool)
     count = frames if last or mask else first

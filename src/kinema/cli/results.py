@@ -9,16 +9,17 @@ import torch
 from kinema.cli.evaluate import measure_with_progress, print_numbers, write_report
 from kinema.cli.writing import NOMINAL_FPS, write_clips
 from kinema.data.clips import open_source
-from kinema.data.writing import contact_sheet, to_uint8, write_image
+from kinema.data.writing import to_uint8, write_image, write_video
 from kinema.evaluation.evaluate import EvaluationConfig, with_baselines
 from kinema.runtime.device import detect_runtime
 from kinema.sampling.model import load, stream
 from kinema.sampling.request import GenerateRequest
+from kinema.training.watch import draw_sheet
 from kinema.types import Seeds
 
 __all__ = ["write_results"]
 
-REAL, CLIPS = 3, 6  # on the sheet
+CLIPS = 6  # on the sheet
 LONGER = 4  # training clips that the long clip lasts
 MEASURED = 64  # clips
 
@@ -32,9 +33,9 @@ def write_results(run: Path, source: str, device: str) -> None:
     conditions = model.family.conditions_from(batch)
     seeds = Seeds(tuple(range(CLIPS)))
     made = torch.cat(list(stream(model.family, model.runtime, seeds, model.spec.frames, conditions)), 1)
-    labels = [*["real"] * REAL, *(f"seed {seed}" for seed in range(CLIPS))]
-    sheet = contact_sheet(to_uint8(torch.cat([batch.frames[:REAL], made])), labels=labels)
-    print(write_image(folder / "sheet.png", sheet))
+    print(write_image(folder / "sheet.png", draw_sheet(batch.frames, made)))
+    for seed, clip in enumerate(to_uint8(made)):
+        write_video(folder / f"clip-{seed}.mp4", clip, fps)
     if model.family.max_frames is None and not model.family.context_frames:
         request = GenerateRequest(seeds=(0,), frames=LONGER * model.spec.frames)
         print(*write_clips(model, request, [folder / "rollout.mp4"], fps))

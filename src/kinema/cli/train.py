@@ -19,7 +19,7 @@ from kinema.data.clips import DataConfig
 from kinema.experiment import Experiment, TrainConfig
 from kinema.family import FamilyConfig
 from kinema.presets import PRESETS, preset
-from kinema.registry import FAMILIES
+from kinema.registry import CODECS, FAMILIES
 from kinema.runtime.device import detect_runtime
 from kinema.runtime.memory import keep_freed_memory
 from kinema.sampling.model import load_experiment
@@ -92,7 +92,8 @@ def main(words: Sequence[str]) -> None:
         )
     if chosen:
         write_results(out, experiment.data.source, arguments.device)
-    known = " --known CLIP" if experiment.family.context_frames else ""
+    needs_known = experiment.family.context_frames or FAMILIES.name_of(type(experiment.family)) in CODECS
+    known = " --known CLIP" if needs_known else ""
     line = f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips"
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -303,6 +303,7 @@ class VideoVAE(Codec, Family):
 
     accepts = frozenset({"known", "mask"})
     streams = frozenset({"latents"})
+    reconstructs = True
 
     config: VideoVAEConfig
     generator: Generator
@@ -357,6 +358,10 @@ class VideoVAE(Codec, Family):
         first = int(torch.randint(frames.shape[1] - self.critic_frames + 1, (), generator=step.shared))
         real, fake = (x[:, first : first + self.critic_frames] for x in (frames, decoded))
         return rearrange(real, "b t c h w -> b c t h w"), rearrange(fake, "b t c h w -> b c t h w")
+
+    def conditions_from(self, batch: Batch) -> Conditions:
+        """All frames of real clips as known ones, which `generate` decodes."""
+        return Conditions().with_first_frames(batch.frames)
 
     def inference_state(self) -> dict[str, Tensor]:
         """The weights of encoder, bottleneck and decoder."""

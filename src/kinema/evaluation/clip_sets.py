@@ -223,7 +223,9 @@ class GeneratedClipSet(ClipSet):
         family, runtime = model.family, model.runtime
         if family.context_frames and reference is None:
             raise ValueError(f"{name} continues given frames: name a folder that has them with --against")
-        conditioned = family.context_frames or family.accepts - {"known", "mask"}
+        if family.reconstructs and reference is None:
+            raise ValueError(f"{name} is a codec, which decodes real clips: name a folder of them with --against")
+        conditioned = family.reconstructs or family.context_frames or family.accepts - {"known", "mask"}
         settings = (frames, seed, family.sampling, str(runtime.precision), str(runtime.device))
         content = (_model_digest(name), *settings)
         classes = (type(family), type(family.codec)) if family.codec is not None else (type(family),)
@@ -248,7 +250,9 @@ class GeneratedClipSet(ClipSet):
             made,
             conditions.to(torch.device("cpu")),
             classes=real.classes if real and "label" in conditions.present else (),
-            truth=real.frames[:, family.context_frames :] if real and family.context_frames else None,
+            truth=real.frames[:, family.context_frames :]
+            if real and (family.context_frames or family.reconstructs)
+            else None,
             matches_prompt=prompted.matches_prompt(made[:, family.context_frames :], index)
             if isinstance(prompted, WorldClipSet)
             else None,

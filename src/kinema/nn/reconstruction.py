@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["PixelLoss", "gradient_difference", "pixel_loss"]
+__all__ = ["PixelLoss", "gradient_difference", "mean_psnr", "pixel_loss"]
 
 PixelLoss = Literal["mse", "l1"]
 
@@ -21,6 +21,12 @@ def pixel_loss(
 ) -> Float[Tensor, "*N"]:
     """The mean squared ("mse") or absolute ("l1") error over each image's values, float32."""
     return _magnitude(kind, predicted.float() - truth.float()).mean((-3, -2, -1))
+
+
+def mean_psnr(predicted: Float[Tensor, "B T C H W"], truth: Float[Tensor, "B T C H W"]) -> float:
+    """The mean over clips of their peak signal to noise ratio in dB, at most 100; frames are in [-1, 1]."""
+    error = pixel_loss("mse", predicted, truth).mean(1).clamp(min=4e-10)
+    return float((10 * (4 / error).log10()).mean())
 
 
 def gradient_difference(

@@ -10,6 +10,7 @@ import torch
 from kinema.data.clips import FolderSource, Source
 from kinema.experiment import Experiment
 from kinema.family import Codec, encode_exactly
+from kinema.nn.reconstruction import mean_psnr
 from kinema.runtime.device import Runtime
 from kinema.runtime.memory import available_memory, peak_memory
 from kinema.training.loop import Trainer
@@ -117,9 +118,7 @@ class _Encoded:
 def _codec_psnr(codec: Codec, trainer: Trainer) -> float:
     """The PSNR of a batch of clips that the codec encodes and decodes, in dB: a mean over clips."""
     frames = trainer.source.batch(0, DECODED, seed=hash_seed("plan")).to(trainer.runtime.device).frames
-    decoded, _ = codec.decode(encode_exactly(codec, frames))
-    error = ((decoded - frames) / 2).square().flatten(1).mean(1).clamp(min=1e-10)
-    return float(-10 * error.log10().mean())
+    return mean_psnr(codec.decode(encode_exactly(codec, frames))[0], frames)
 
 
 def _wait(runtime: Runtime) -> None:

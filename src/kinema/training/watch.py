@@ -11,20 +11,22 @@ from types import TracebackType
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from kinema.data.writing import contact_sheet, to_uint8, write_image
 from kinema.experiment import TrainConfig
+from kinema.nn.reconstruction import mean_psnr
 from kinema.runtime.memory import peak_memory
 from kinema.sampling.model import stream
 from kinema.training.loop import Trainer
 from kinema.types import Seeds
 
-__all__ = ["Watcher", "sample_sheet"]
+__all__ = ["Watcher", "draw_sheet", "sample_clips"]
 
 SCALARS, LINES = 5.0, 30.0  # seconds between scalars, and between lines if stderr is not a terminal
 FIRST_SHEET = 40.0  # seconds before the first sample sheet
@@ -93,7 +95,10 @@ class Watcher:
     def _add_sheet(self, trainer: Trainer) -> None:
         """Add a sample sheet to TensorBoard and the run's folder; a failure is reported and does not stop training."""
         try:
-            sheet = sample_sheet(trainer)
+            real, made = sample_clips(trainer)
+            if trainer.family.reconstructs:
+                self.board.add_scalar("psnr", mean_psnr(made, real), trainer.step)
+            sheet = draw_sheet(real, made, trainer.family.reconstructs)
             self.board.add_image("samples", sheet, trainer.step, dataformats="HWC")
             path = self.out / "samples" / f"step-{trainer.step:08d}.png"
             path.parent.mkdir(exist_ok=True)
@@ -134,11 +139,19 @@ def _summary(trainer: Trainer) -> str:
     )
 
 
-def sample_sheet(trainer: Trainer) -> UInt8[np.ndarray, "Hs Ws 3"]:
-    """A contact sheet of real clips, and below them samples with fixed seeds, under the conditions of real clips."""
+def sample_clips(trainer: Trainer) -> tuple[Float[Tensor, "B T 3 H W"], Float[Tensor, "B T 3 H W"]]:
+    """Real clips, and clips with fixed seeds under their conditions, in [-1, 1]; of a codec the real ones decoded."""
     batch = trainer.source.batch(0, CLIPS, seed=trainer.config.seed).to(trainer.runtime.device)
     conditions = trainer.family.conditions_from(batch)
     with trainer.averaged() as family:
         chunks = stream(family, trainer.runtime, Seeds(tuple(range(CLIPS))), trainer.spec.frames, conditions)
-        clips = torch.cat([batch.frames[:REAL], torch.cat(list(chunks), 1)])
-    return contact_sheet(to_uint8(clips), labels=["real"] * REAL + [f"seed {k}" for k in range(CLIPS)])
+        return batch.frames, torch.cat(list(chunks), 1)
+
+
+def draw_sheet(
+    real: Float[Tensor, "B T 3 H W"], made: Float[Tensor, "B T 3 H W"], reconstructs: bool = False
+) -> UInt8[np.ndarray, "Hs Ws 3"]:
+    """A contact sheet of some real clips, and below them the generated ones."""
+    labels = [f"decoded {k}" if reconstructs else f"seed {k}" for k in range(len(made))]
+    clips = to_uint8(torch.cat([real[:REAL], made]))
+    return contact_sheet(clips, labels=["real"] * len(real[:REAL]) + labels)
