@@ -73,6 +73,11 @@ INSTANCES: dict[str, Instance] = {
     "latent-dit-codec-patches-in-time": Instance(
         "latent-dit", DIT | {"patch": (2, 2)}, labels=True, frames=13, levels=()
     ),
+    "latent-dit-transform": Instance(
+        "latent-dit",
+        DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "local": True},
+        frames=9,
+    ),
     "mocogan-paper": Instance("mocogan", MOCOGAN),
     "mocogan-paper-labels": Instance("mocogan", MOCOGAN, labels=True),
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),

@@ -108,6 +108,11 @@ def near(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 2
 
 
+def test_a_folder_may_be_named_like_a_version(trained, tmp_path, kinema):
+    status, _, err = kinema("sample", trained, "--count", 1, "--out", tmp_path / "v1.2")
+    assert status == 0 and (tmp_path / "v1.2" / "clip-000.mp4").exists(), err
+
+
 def test_sample_seeds(trained, tmp_path, kinema):
     both = sampled(kinema, trained, tmp_path / "a", "--count", 2, "--seed", 5)
     (second,) = sampled(kinema, trained, tmp_path / "b", "--count", 1, "--seed", 6)

@@ -108,6 +108,31 @@ def test_extending_a_cache_equals_one_forward(
     assert error.mean() < (1e-6 if dtype == torch.float32 else 0.02)
 
 
+def test_local_convolutions_see_the_neighbours_of_their_frame() -> None:
+    frames, height, width = 2, 3, 4
+    x = torch.randn(1, frames * height * width, 16, generator=torch.Generator().manual_seed(0))
+    positions = grid(frames, height, width)
+    transformer = Transformer(16, 1, 2, local=True)
+    block = transformer.blocks[0]
+    assert isinstance(block, Block) and block.local is not None
+    with torch.no_grad():
+        block.attention.out.weight.zero_()  # so that only the convolution mixes tokens
+        block.attention.out.bias.zero_()
+        before = transformer(x, positions, frames=frames, height=height)
+        other = x.clone()
+        other[:, 5, :3] += 1  # row 1, column 1 of the first frame
+        assert changed(before, transformer(other, positions, frames=frames, height=height)) == {5}  # it starts at zero
+        block.local.weight.fill_(0.1)
+        before = transformer(x, positions, frames=frames, height=height)
+        seen = changed(before, transformer(other, positions, frames=frames, height=height))
+    assert seen == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
+def changed(before: Tensor, after: Tensor) -> set[int]:
+    """The tokens that differ."""
+    return set(((before - after).abs().amax(2)[0] > 1e-6).nonzero().flatten().tolist())
+
+
 def test_a_transformer_that_is_not_causal_cannot_extend() -> None:
     with pytest.raises(ValueError, match="build the transformer causal"):
         tiny("full", None).extend(torch.randn(1, 12, 16), POSITIONS, None, torch.randn(1, 1, 16))

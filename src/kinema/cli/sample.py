@@ -88,7 +88,8 @@ def _write(model: Model, arguments: Arguments) -> list[Path]:
     """Generate and write the clips and their contact sheet; return the paths."""
     out = Path(arguments.out)
     to_file = out.suffix.lower() in FORMATS
-    if out.suffix and not to_file and not out.is_dir():
+    is_version = out.suffix[1:].isdecimal()  # a folder such as out/v1.2
+    if out.suffix and not to_file and not is_version and not out.is_dir():
         raise ValueError(f"{out}: clips are written as {', '.join(FORMATS)}, or into a folder")
     fps = model.spec.fps or NOMINAL_FPS if arguments.fps is None else arguments.fps
     request = _request(model, arguments)

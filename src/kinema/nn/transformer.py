@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
@@ -26,7 +27,9 @@ class Block(nn.Module):
     If `conditioned`, the condition shifts, scales and gates the attention and the MLP by six vectors that all blocks of
     a `Transformer` share, plus a learned offset of each block (adaLN-single: PixArt-alpha, arXiv 2310.00426, section
     2.3). They start at zero, so that a block starts as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2).
-    If `cross_attention`, tokens attend to a context, such as the words of a text.
+    If `cross_attention`, tokens attend to a context, such as the words of a text. If `local`, each token first adds a
+    3x3 convolution, by channel, of the tokens around it in its frame (conditional positional encoding: Chu et al. 2021,
+    arXiv 2102.10882, section 3.2), so that neighbouring patches agree early in training; it starts at zero.
     """
 
     def __init__(
@@ -36,8 +39,13 @@ class Block(nn.Module):
         over: AttentionAxis = "all",
         conditioned: bool = False,
         cross_attention: bool = False,
+        local: bool = False,
     ) -> None:
         super().__init__()
+        self.local = nn.Conv2d(width, width, 3, padding=1, groups=width) if local else None
+        if self.local is not None:
+            for parameter in self.local.parameters():
+                nn.init.zeros_(parameter)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.attention = Attention(width, heads, over)
         self.cross = CrossAttention(width, heads) if cross_attention else None
@@ -56,8 +64,13 @@ class Block(nn.Module):
         modulation: Float[Tensor, "B G 6*D"] | None = None,
         cache: Cache | None = None,
         context: Context | None = None,
+        height: int | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Cache | None]:
         """The tokens after the block; see `Transformer` for the modulation and `Attention` for the rest."""
+        if self.local is not None:
+            assert height is not None, "a transformer with local convolutions needs the rows of a frame's tokens"
+            rows = rearrange(x, "b (t h w) d -> (b t) d h w", t=frames, h=height)  # channels-last, as in memory
+            x = x + rearrange(self.local(rows), "(b t) d h w -> b (t h w) d", t=frames)
         if self.modulation is None or modulation is None:
             change, cache = self.attention(self.norm(x), table, mask, frames, cache)
             x = self._attend_to_context(x + change, context)
@@ -97,6 +110,7 @@ class Transformer(nn.Module):
         causal: Causal = None,
         conditioned: bool = False,
         cross_attention: bool = False,
+        local: bool = False,
     ) -> None:
         super().__init__()
         if attention == "factorised" and (depth % 2 or causal == "tokens"):
@@ -105,7 +119,8 @@ class Transformer(nn.Module):
         self.head = width // heads
         axes: tuple[AttentionAxis, ...] = ("all",) if attention == "full" else ("space", "time")
         self.overs: list[AttentionAxis] = [axes[i % len(axes)] for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, over, conditioned, cross_attention) for over in self.overs)
+        settings = conditioned, cross_attention, local
+        self.blocks = nn.ModuleList(Block(width, heads, over, *settings) for over in self.overs)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = (
             nn.Linear(width, 8 * width) if conditioned else None
@@ -127,14 +142,16 @@ class Transformer(nn.Module):
         condition: Float[Tensor, "B G D"] | None = None,
         frames: int | None = None,
         context: Context | None = None,
+        height: int | None = None,
     ) -> Float[Tensor, "B N D"]:
         """The tokens after all blocks, normalised, float32.
 
         A position is a time, a row and a column. `condition` has one vector for each of G groups of N/G tokens: one for
         each frame, or one for all. `frames` is the number of frames; factorised attention requires it, and full
-        attention skips the causal mask for a single frame.
+        attention skips the causal mask for a single frame. Local convolutions require `height`, the rows of tokens of a
+        frame.
         """
-        return self._run(x, positions, condition, frames, (None,) * len(self.blocks), context)[0]
+        return self._run(x, positions, condition, frames, (None,) * len(self.blocks), context, height)[0]
 
     @torch.no_grad()
     def extend(
@@ -145,6 +162,7 @@ class Transformer(nn.Module):
         condition: Float[Tensor, "B G D"] | None = None,
         frames: int | None = None,
         context: Context | None = None,
+        height: int | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Caches]:
         """`forward` for the tokens after those in `cache` (None: the first tokens), without gradients.
 
@@ -155,7 +173,7 @@ class Transformer(nn.Module):
             raise ValueError("only a causal transformer can continue from a cache: build the transformer causal")
         if cache is None:
             cache = tuple(None if over == "space" else Cache() for over in self.overs)
-        return self._run(x, positions, condition, frames, cache, context)
+        return self._run(x, positions, condition, frames, cache, context, height)
 
     def _run(
         self,
@@ -165,6 +183,7 @@ class Transformer(nn.Module):
         frames: int | None,
         caches: Caches,
         context: Context | None,
+        height: int | None,
     ) -> tuple[Tensor, Caches]:
         assert (condition is None) == (self.modulation is None), (
             "a conditioned transformer needs a condition, another takes none"
@@ -183,7 +202,7 @@ class Transformer(nn.Module):
         x, extended = x.float(), []  # the residual stream: bfloat16 would lose small changes
         for block, over, cache in zip(self.blocks, self.overs, caches, strict=True):
             assert over == "all" or frames is not None, "factorised attention needs the number of frames"
-            x, cache = block(x, table, masks[over], frames or 1, block_modulation, cache, context)
+            x, cache = block(x, table, masks[over], frames or 1, block_modulation, cache, context, height)
             extended.append(cache)
         x = self.norm(x)
         if last_modulation is not None:

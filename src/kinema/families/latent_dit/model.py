@@ -84,6 +84,8 @@ class LatentDiTConfig(LatentFamilyConfig):
     """Heads of attention."""
     attention: AttentionKind = "full"
     """Over all tokens, or "factorised" over those of a frame and those of a place by turns: for many tokens."""
+    local: bool = False
+    """A small convolution over the tokens around each one, before each block: sharp clips after fewer steps."""
     path: Path = "rectified"
     """The path from data to noise."""
     parameterisation: Parameterisation = "velocity"
@@ -178,6 +180,7 @@ def build_network(config: LatentDiTConfig) -> Network:
             config.attention,
             conditioned=True,
             cross_attention=bool(config.words),
+            local=config.local,
         ),
     )
 

@@ -48,7 +48,7 @@ class Network(nn.Module):
         if has_first_frame_latent:
             condition = torch.cat([condition[:, :1] + self.first_frame, condition[:, 1:]], 1)
         tokens, positions = (tokens + self.places).flatten(1, 2), grid(frames, height, width, device=x.device)
-        tokens = self.transformer(tokens, positions, condition, frames, encoded.context)
+        tokens = self.transformer(tokens, positions, condition, frames, encoded.context, height)
         return self.patches.write(tokens, frames, height)
 
     def _encode(self, raw: RawConditions, tokens: Float[Tensor, "B l N D"]) -> EncodedConditions:
