@@ -75,7 +75,7 @@ INSTANCES: dict[str, Instance] = {
     ),
     "latent-dit-transform": Instance(
         "latent-dit",
-        DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "local": True},
+        DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "local_conv": True},
         frames=9,
     ),
     "mocogan-paper": Instance("mocogan", MOCOGAN),

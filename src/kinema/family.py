@@ -15,16 +15,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kinema.config import from_dict, to_dict
-from kinema.registry import CODECS
+from kinema.registry import CODECS, FAMILIES
 from kinema.types import Batch, ClipSpec, Conditions, Progress, Seeds, TrainStep, no_progress
 
 __all__ = [
+    "Calibrated",
     "Captioning",
     "Codec",
     "CodecConfig",
     "Family",
     "FamilyConfig",
-    "Fitted",
     "LatentFamily",
     "LatentFamilyConfig",
     "Loss",
@@ -334,7 +334,8 @@ class LatentFamilyConfig(FamilyConfig):
         values = dict(self.codec_config)
         name = values.pop("name", "")
         if name not in CODECS:
-            raise ValueError(f"{self.codec} holds a model of {name}: train a codec, one of {', '.join(CODECS.names)}")
+            trained = ", ".join(codec for codec in CODECS.names if codec in FAMILIES)
+            raise ValueError(f"{self.codec} holds a model of {name}: train a codec, one of {trained}")
         return from_dict(CODECS[name], values, f"codec {name}")
 
     @property
@@ -408,11 +409,11 @@ def encode_exactly(codec: Codec, frames: Float[Tensor, "B T 3 H W"]) -> Float[Te
 
 
 @runtime_checkable
-class Fitted(Protocol):
-    """A model, or a codec, with a part that is computed from clips before the first step."""
+class Calibrated(Protocol):
+    """A codec that is computed from clips before the first step, and not trained."""
 
-    def fit(self, clips: Iterable[Tensor]) -> None:
-        """Compute that part from clips [B, T, 3, H, W] in [-1, 1]; the same clips give the same result."""
+    def calibrate(self, clips: Iterable[Tensor]) -> None:
+        """Compute it from clips [B, T, 3, H, W] in [-1, 1]; the same clips give the same codec."""
         ...
 
 

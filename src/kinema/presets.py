@@ -22,7 +22,7 @@ __all__ = ["PRESETS", "preset"]
 def latent_dit_cpu() -> Experiment:
     """For a laptop: 17 frames of 64x64 as 5x16x16 latents of a transform that is fitted to the clips."""
     train = replace(_denoising(), batch=16, optimizer="muon", lr=2e-3, cooldown=0.4)
-    return Experiment(LatentDiTConfig(codec="transform", patch=(1, 2), local=True), DataConfig(frames=17), train)
+    return Experiment(LatentDiTConfig(codec="transform", patch=(1, 2), local_conv=True), DataConfig(frames=17), train)
 
 
 def latent_dit_pixels() -> Experiment:

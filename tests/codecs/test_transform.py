@@ -31,7 +31,7 @@ def clips(count: int = 8, frames: int = 9, batches: int = 3) -> list[Tensor]:
 
 def fitted(space: int = 4, time: int = 4, channels: int = 8) -> Transform:
     codec = TransformConfig(space, time, channels).build()
-    codec.fit(clips())
+    codec.calibrate(clips())
     return codec
 
 
@@ -64,7 +64,7 @@ def test_it_is_the_best_linear_codec_of_its_size() -> None:
 
 def test_a_first_frame_s_channels_mean_what_those_of_groups_mean() -> None:
     codec = TransformConfig(4, 4, 8).build()
-    codec.fit([frames[:, :1].expand(-1, 9, -1, -1, -1) for frames in clips()])  # that do not move
+    codec.calibrate([frames[:, :1].expand(-1, 9, -1, -1, -1) for frames in clips()])  # that do not move
     still = codec.groups.vectors.unflatten(0, (4, -1)).sum(0)
     alike = torch.nn.functional.cosine_similarity(codec.first.vectors, still, dim=0)
     assert alike.median() > 0.9
@@ -88,7 +88,7 @@ def test_the_same_clips_give_the_same_codec() -> None:
 def test_clips_of_one_colour_are_coded_exactly() -> None:
     codec = TransformConfig(4, 4, 8).build()
     still = torch.full((4, 9, 3, 16, 16), 0.25)
-    codec.fit([still])
+    codec.calibrate([still])
     latents, _ = codec.encode(still)
     assert latents.isfinite().all() and torch.allclose(codec.decode(latents)[0], still, atol=1e-3)
 
@@ -106,7 +106,7 @@ def test_the_rate_distortion_table_is_what_codecs_reach() -> None:
     assert [(row.space, row.channels) for row in table] == [(s, c) for s in (4, 8) for c in (4, 8, 16)]
     for row in table[:3]:
         codec = TransformConfig(row.space, row.time, row.channels).build()
-        codec.fit(batches)
+        codec.calibrate(batches)
         frames = torch.cat(batches)
         decoded = codec.decode(codec.encode(frames)[0])[0]
         assert row.psnr == pytest.approx(psnr(decoded[:, 1:], frames[:, 1:]), abs=0.5)
@@ -161,6 +161,20 @@ def test_a_run_fits_its_codec_keeps_it_and_loads_it(tmp_path: Path) -> None:
     assert psnr(codec.decode(codec.encode(frames)[0])[0], frames) > 20
     more = experiment().changed(train={"steps": 3})
     train(more, tmp_path, source=ShapeMotion(9, 16, 32), runtime=CPU, resume=True)
+
+
+def test_a_start_from_another_run_keeps_its_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(experiment(), tmp_path, source=ShapeMotion(9, 16, 32), runtime=CPU)
+    first = load(tmp_path, CPU).family.codec
+    assert first is not None
+    monkeypatch.setattr(Trainer, "_calibration_clips", lambda trainer: [clip / 2 for clip in clips()])
+    trainer = Trainer(experiment().changed(train={"init_from": str(tmp_path)}), ShapeMotion(9, 16, 32), CPU)
+    trainer.begin()
+    assert trainer.family.codec is not None
+    assert torch.equal(trainer.family.codec.state_dict()["groups.vectors"], first.state_dict()["groups.vectors"])
+    more = experiment(codec_options={"channels": 6}).changed(train={"init_from": str(tmp_path)})
+    with pytest.raises(ValueError, match="has another codec than transform with these settings"):
+        Trainer(more, ShapeMotion(9, 16, 32), CPU).begin()
 
 
 def test_codecs_that_are_trained_need_a_run() -> None:

@@ -144,7 +144,7 @@ def test_the_last_frame_of_short_clips_is_held(make_clip, tmp_path):
     make_clip("set/short.mp4", 5, size=(32, 32))
     make_clip("set/shorter.mp4", 3, size=(32, 32))
     source = FolderSource(DataConfig(source=str(tmp_path / "set"), frames=8, height=32, width=32))
-    assert source.held == 1 and source.skipped == (Skipped("shorter.mp4", "3 frames at 25 fps, 4 are needed"),)
+    assert source.padded == 1 and source.skipped == (Skipped("shorter.mp4", "3 frames at 25 fps, 4 are needed"),)
     levels = source.batch(0, 1, seed=0).frames[0, :, 0, 16, 16].tolist()
     assert levels[4:] == [levels[4]] * 4 and levels[:5] == sorted(set(levels))
 

@@ -112,9 +112,9 @@ def test_local_convolutions_see_the_neighbours_of_their_frame() -> None:
     frames, height, width = 2, 3, 4
     x = torch.randn(1, frames * height * width, 16, generator=torch.Generator().manual_seed(0))
     positions = grid(frames, height, width)
-    transformer = Transformer(16, 1, 2, local=True)
+    transformer = Transformer(16, 1, 2, local_conv=True)
     block = transformer.blocks[0]
-    assert isinstance(block, Block) and block.local is not None
+    assert isinstance(block, Block) and block.local_conv is not None
     with torch.no_grad():
         block.attention.out.weight.zero_()  # so that only the convolution mixes tokens
         block.attention.out.bias.zero_()
@@ -122,7 +122,7 @@ def test_local_convolutions_see_the_neighbours_of_their_frame() -> None:
         other = x.clone()
         other[:, 5, :3] += 1  # row 1, column 1 of the first frame
         assert changed(before, transformer(other, positions, frames=frames, height=height)) == {5}  # it starts at zero
-        block.local.weight.fill_(0.1)
+        block.local_conv.weight.fill_(0.1)
         before = transformer(x, positions, frames=frames, height=height)
         seen = changed(before, transformer(other, positions, frames=frames, height=height))
     assert seen == {0, 1, 2, 4, 5, 6, 8, 9, 10}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kinema.data.clips import FolderSource
+from kinema.families.latent_dit import LatentDiTConfig
 from kinema.runtime.device import Runtime
 from kinema.training.choose import Choice, choose
 
@@ -17,7 +18,7 @@ CPU = Runtime(torch.device("cpu"), torch.float32)
 
 
 def chosen(folder: Path) -> Choice:
-    return choose(str(folder), 10, CPU)
+    return choose(str(folder), CPU)
 
 
 def reason(choice: Choice, what: str) -> str:
@@ -101,8 +102,32 @@ def test_sound_and_captions_of_some_are_named_as_unused(make_clip, tmp_path: Pat
     assert "captions of 1 of 2 clips only" in said and "--data.audio" in said
 
 
+def test_one_slow_clip_does_not_set_the_rate_of_all(make_clip, tmp_path: Path) -> None:
+    for number in range(9):
+        make_clip(f"set/{number}.mp4", 60, rate=30)
+    make_clip("set/slow.mp4", 8, rate=1)
+    data = chosen(tmp_path / "set").experiment.data
+    assert (data.fps, data.frames) == (10, 17)
+
+
+def test_every_action_keeps_its_frame(make_clip, tmp_path: Path) -> None:
+    make_clip("set/a.mp4", 60, rate=25)
+    np.save(tmp_path / "set/a.npy", np.zeros((60, 2), np.float32))
+    (tmp_path / "set/metadata.csv").write_text("file_name,actions\na.mp4,a.npy\n")
+    choice = chosen(tmp_path / "set")
+    assert choice.experiment.data.fps is None and "actions" in reason(choice, "conditions")
+
+
+def test_a_gpu_has_a_larger_network_and_the_same_codec(make_clip, tmp_path: Path) -> None:
+    make_clip("set/a.mp4", 40, rate=10)
+    large = choose(str(tmp_path / "set"), Runtime(torch.device("cuda"), torch.bfloat16)).experiment
+    small = chosen(tmp_path / "set").experiment
+    assert large.family.codec_source == small.family.codec_source == "transform"
+    assert isinstance(large.family, LatentDiTConfig) and large.family.hidden == 384 and large.data == small.data
+
+
 def test_a_world_is_taken_as_it_is() -> None:
-    assert choose("shape-motion", 1, CPU).experiment.data.source == "shape-motion"
+    assert choose("shape-motion", CPU).experiment.data.source == "shape-motion"
 
 
 def test_a_folder_of_broken_clips_is_refused(tmp_path: Path) -> None:

@@ -112,6 +112,10 @@ trainer = Trainer(experiment(UnevenConfig(), 9, 3), ShapeMotion(9, 16, 32), runt
 for _ in range(3):
     trainer.advance()
 save("uneven", trainer.family)
+fitted = {"codec": "transform", "codec_options": {"channels": 4}, "patch": (1, 2), "hidden": 16, "depth": 1, "heads": 2}
+trainer = Trainer(experiment(FAMILIES["latent-dit"](**fitted), 9, 1), ShapeMotion(9, 16, 32), runtime)
+trainer.begin()
+torch.save(trainer.family.codec.state_dict(), out / f"codec-{runtime.rank}.pt")
 mocogan = experiment(FAMILIES["mocogan"](**instances["mocogan"]), 9, steps["mocogan"])
 train(mocogan, out / "run", source=ShapeMotion(9, 16, 32), runtime=runtime)
 torch.distributed.destroy_process_group()
@@ -166,6 +170,12 @@ def test_two_ranks_end_with_the_same_weights(ranks: Path, family: str, cpu: Runt
 def test_choices_that_shape_the_graph_are_those_of_all_ranks(ranks: Path) -> None:
     first, second = (torch.load(ranks / f"lengths-{rank}.pt", weights_only=True).tolist() for rank in (0, 1))
     assert first == second and set(first) == {2, 3}  # later windows lack the first frame's latent
+
+
+def test_all_ranks_have_the_codec_of_rank_0(ranks: Path) -> None:
+    first, second = (weights(ranks, "codec", rank) for rank in (0, 1))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first["groups.vectors"].abs().sum() > 0
 
 
 def test_a_gradient_that_one_rank_lacks_counts_as_zero(ranks: Path) -> None:

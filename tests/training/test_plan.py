@@ -57,8 +57,8 @@ def test_a_plan_does_not_change_the_run(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks = iter([1e9, 2e9])  # half a gigabyte a clip
+    peaks = iter([1e9, 2e9])  # of 2 and 4 clips: half a gigabyte a clip
     monkeypatch.setattr(module, "peak_memory", lambda device: next(peaks))
-    monkeypatch.setattr(module, "available_memory", lambda device: 4e9)
-    with pytest.raises(ValueError, match=r"a step of 16 clips needs about 8.0 GB, and 3.6 GB are free.*batch 11"):
+    monkeypatch.setattr(module, "available_memory", lambda device: 1e9)
+    with pytest.raises(ValueError, match=r"a step of 8 clips needs about 4.0 GB, and 0.9 GB are free.*batch 5"):
         make_plan(experiment(batch=16), WORLD, CPU)

@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> None:
     reasons: tuple[Reason, ...] = ()
     cls = Arguments
     if words and not words[0].startswith("-") and not {"-h", "--help"} & {*words}:
-        choice = choose(words[0], None, detect_runtime())
+        choice = choose(words[0], detect_runtime())
         reasons = choice.reasons
         default = ("data", DataConfig, field(default=choice.experiment.data))
         cls = make_dataclass("Complete", [default], bases=(Arguments,), frozen=True)
@@ -72,6 +72,8 @@ def main(words: Sequence[str]) -> None:
     frames = source.batch(0, min(SHEET_CLIPS, len(source.clips)), seed=0).frames.numpy()
     sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"))
     console.print(f"wrote {write_image(Path(arguments.out), sheet)}", highlight=False)
+    if not reasons:
+        console.print("put FOLDER first, and it is said what kinema train would choose", highlight=False)
     if reasons:
         console.print("what kinema train would choose:")
         show(console, reasons)

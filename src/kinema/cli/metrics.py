@@ -81,7 +81,7 @@ def main(words: Sequence[str]) -> None:
     wanted = arguments.clips
     if wanted < 2:
         raise ValueError(f"--clips must be 32 or more, not {wanted}: half of them are measured against the others")
-    source = open_clips(DataConfig(arguments.on, **size))
+    source = open_clips(DataConfig(arguments.on, short="skip", **size))
     name = arguments.on
     clip_set = FolderClipSet(name, source, 0) if isinstance(source, FolderClips) else WorldClipSet(name, source, 0)
     sizes = [min(BATCH, wanted - first) for first in range(0, wanted, BATCH)]

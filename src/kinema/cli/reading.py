@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 
 from kinema.data.clips import DataConfig, FolderSource, Source, open_source
 from kinema.data.decoded import resize
-from kinema.data.folder import Skipped, scan
+from kinema.data.folder import Skipped, labels_are_names, scan
 from kinema.data.readers.base import Clip, ReadError, find_reader
 from kinema.data.readers.strip import is_still, read_image
 from kinema.sampling.model import Model
@@ -25,7 +25,6 @@ __all__ = ["first_frames", "frames_for", "notes", "open_and_report", "read_each"
 
 T = TypeVar("T")
 
-LEAST_PER_CLASS = 2  # clips: labels with fewer are taken for names
 NAMED = 20  # skipped files that are listed; the rest are counted
 
 
@@ -50,13 +49,13 @@ def notes(source: Source) -> list[str]:
     lines = []
     if not isinstance(source, FolderSource):
         return lines
-    if source.held:
+    if source.padded:
         seconds = f" at {source.spec.fps:.4g} fps" if source.spec.fps else ""
         lines.append(
-            f"{source.held} of {len(source.clips)} clips are shorter than {source.spec.frames} frames{seconds}: their "
-            "last frame is held (--data.short skip leaves them out)"
+            f"{source.padded} of {len(source.clips)} clips are shorter than {source.spec.frames} frames{seconds}: "
+            "their last frame is held (--data.short skip leaves them out)"
         )
-    if len(source.clips) >= 8 and len(source.spec.classes) > len(source.clips) / LEAST_PER_CLASS:
+    if labels_are_names(source.spec.classes, len(source.clips)):
         lines.append(
             f"there are {len(source.spec.classes)} labels for {len(source.clips)} clips: if they are names of clips, "
             "not classes, leave them out with --data.label none"

@@ -8,7 +8,7 @@ import torch
 
 from kinema.cli.evaluate import measure_with_progress, print_numbers, write_report
 from kinema.cli.writing import NOMINAL_FPS, write_clips
-from kinema.data.clips import open_source
+from kinema.data.clips import DataConfig, open_source
 from kinema.data.writing import to_uint8, write_image, write_video
 from kinema.evaluation.evaluate import EvaluationConfig, with_baselines
 from kinema.runtime.device import detect_runtime
@@ -24,22 +24,22 @@ LONGER = 4  # training clips that the long clip lasts
 MEASURED = 64  # clips
 
 
-def write_results(run: Path, source: str, device: str) -> None:
+def write_results(run: Path, data: DataConfig, device: str) -> None:
     """Write `results/` in the run's folder: sheet.png, clips, rollout.mp4 and the report of an evaluation."""
     model, folder = load(run, detect_runtime(device)), run / "results"
     folder.mkdir(exist_ok=True)
     fps = model.spec.fps or NOMINAL_FPS
-    batch = open_source(model.experiment.data).batch(0, CLIPS, seed=1).to(model.runtime.device)
+    batch = open_source(data).batch(0, CLIPS, seed=1).to(model.runtime.device)
     conditions = model.family.conditions_from(batch)
     seeds = Seeds(tuple(range(CLIPS)))
     made = torch.cat(list(stream(model.family, model.runtime, seeds, model.spec.frames, conditions)), 1)
     print(write_image(folder / "sheet.png", draw_sheet(batch.frames, made)))
     for seed, clip in enumerate(to_uint8(made)):
         write_video(folder / f"clip-{seed}.mp4", clip, fps)
-    if model.family.max_frames is None and not model.family.context_frames:
+    if model.family.max_frames is None and not model.family.context_frames and not model.family.reconstructs:
         request = GenerateRequest(seeds=(0,), frames=LONGER * model.spec.frames)
         print(*write_clips(model, request, [folder / "rollout.mp4"], fps))
-    config = EvaluationConfig(clips=MEASURED, force=True)
-    found, reference = measure_with_progress([str(run)], source, config, device)
-    print_numbers([one.result for one in with_baselines(found)], source)
-    write_report(folder, found, reference, source)
+    config = EvaluationConfig(clips=MEASURED, force=True, audio=data.audio, cache=data.cache)
+    found, reference = measure_with_progress([str(run)], data.source, config, device)
+    print_numbers([one.result for one in with_baselines(found)], data.source)
+    write_report(folder, found, reference, data.source)

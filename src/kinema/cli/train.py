@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from kinema.registry import CODECS, FAMILIES
 from kinema.runtime.device import detect_runtime
 from kinema.runtime.memory import keep_freed_memory
 from kinema.sampling.model import load_experiment
+from kinema.training.checkpoint import is_complete
 from kinema.training.choose import Reason, choose
 from kinema.training.loop import train, validate
 from kinema.training.plan import Plan, make_plan
@@ -37,8 +39,8 @@ SHIPPED = {"sprites": "latent-dit"}  # shipped models and their families, which 
 class Arguments:
     """Train a model and write its checkpoints.
 
-    Without a family kinema looks at the clips and chooses all settings for them, this machine and the minutes; flags
-    overrule it. At the end it writes a sheet and clips beside real ones, and measures them.
+    Without a family kinema looks at the clips and chooses all settings for them and this machine; flags overrule it. At
+    the end it writes a sheet and clips beside real ones, and measures them.
 
     Example: kinema train --data clips/ --out runs/x --minutes 30
     """
@@ -67,7 +69,7 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Train, and print where the model is."""
     arguments, reasons = parse_experiment(words, Arguments, "kinema train")
-    out, chosen = Path(arguments.out), arguments.name is None
+    out = Path(arguments.out)
     validate(arguments.train, out, arguments.resume)  # before the clips are decoded, which may take long
     keep_freed_memory()
     runtime = detect_runtime(arguments.device, arguments.train.precision)
@@ -90,12 +92,16 @@ def main(words: Sequence[str]) -> None:
             watch=watch,
             encoding=watch.encoding,
         )
-    if chosen:
-        write_results(out, experiment.data.source, arguments.device)
     needs_known = experiment.family.context_frames or FAMILIES.name_of(type(experiment.family)) in CODECS
     known = " --known CLIP" if needs_known else ""
     line = f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips"
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if arguments.name is None and is_complete(last, experiment.train):
+        try:
+            write_results(out, experiment.data, arguments.device)
+        except ValueError as error:  # the model is there all the same
+            line = f"the results could not be written: {error}"
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> tuple[Arguments, tuple[Reason, ...]]:
@@ -116,7 +122,7 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
                 "train on what? kinema train --data FOLDER chooses all settings, kinema train FAMILY those of "
                 f"a family, one of {', '.join(FAMILIES.names)}"
             )
-        choice = choose(data, _minutes(words), detect_runtime(flag_value(words, "--device", "auto")))
+        choice = choose(data, detect_runtime(flag_value(words, "--device", "auto")))
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))
@@ -129,12 +135,25 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
     description = f"{inspect.getdoc(cls)}\n\n{summary}"
     # or tyro makes a subcommand of a codec's configuration
     arguments = parse(complete, prog, words, description=description, config=(tyro.conf.AvoidSubcommands,))
+    if arguments.name != name:
+        raise ValueError(f"put {arguments.name} first: {prog} {arguments.name} ...")
+    if name is None and flag_value(words, "--preset", ""):
+        raise ValueError(f"--preset is of a family: {prog} FAMILY --preset ..., or leave it out")
     given = [k for k in ("steps", "minutes") if getattr(arguments, k) is not None]
     if arguments.resume and len(given) == 1:  # the other one was the budget of the run so far
         arguments = replace(arguments, train=replace(arguments.train, steps=None, minutes=None))
     budget = {k: getattr(arguments, k) for k in ("steps", "minutes") if getattr(arguments, k) is not None}
     chosen_data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
-    return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), reasons
+    kept = [
+        row if all(getattr(chosen_data, n) == getattr(experiment.data, n) for n in row.settings) else overruled(row)
+        for row in reasons
+    ]
+    return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), tuple(kept)
+
+
+def overruled(row: Reason) -> Reason:
+    """A choice that flags changed."""
+    return Reason(row.what, "as given", f"kinema would choose {row.choice}")
 
 
 def show(console: Console, rows: Sequence[Reason]) -> None:
@@ -151,20 +170,13 @@ def plan_rows(experiment: Experiment, plan: Plan) -> list[Reason]:
     memory = "unknown" if plan.memory is None else f"{plan.memory / 1e9:.1f} GB"
     rows = [
         Reason("steps", f"{plan.steps:,}{passes}", f"{batch} clips a step, {plan.seconds:.2f} s each"),
+        Reason("duration", f"{timedelta(seconds=round(plan.steps * plan.seconds))}", "of training, here and now"),
         Reason("memory", memory, f"{plan.weights / 1e6:.2f}M trained weights"),
         Reason("disk", f"{plan.disk / 1e6:.0f} MB", "for the newest two checkpoints"),
     ]
     if plan.codec_psnr is not None:
-        rows.append(Reason("codec", f"{plan.codec_psnr:.1f} dB", "PSNR of clips that it decodes: the most to hope for"))
+        rows.append(Reason("codec PSNR", f"{plan.codec_psnr:.1f} dB", "of clips that it decodes: the most to hope for"))
     return rows
-
-
-def _minutes(words: Sequence[str]) -> float | None:
-    """The value of --minutes; None where there is none, or none that is a number, which parsing says."""
-    try:
-        return float(flag_value(words, "--minutes", ""))
-    except ValueError:
-        return None
 
 
 def _first_line(doc: str | None) -> str:

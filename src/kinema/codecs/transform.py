@@ -28,7 +28,7 @@ from kinema.types import ClipSpec
 
 __all__ = ["RateDistortion", "Transform", "TransformConfig", "rate_distortion"]
 
-BLOCKS = 4096  # that are taken of a batch of clips
+BLOCKS = 1024  # that are taken of a batch of clips
 LEAST_DEVIATION = 1e-4  # of a channel, where pixels are in [-1, 1]: clips may have fewer colours than channels
 
 
@@ -86,7 +86,7 @@ class TransformConfig:
 
 
 class Transform(Codec):
-    """A linear codec of blocks, fitted to clips by `fit`."""
+    """A linear codec of blocks, computed from clips by `calibrate`."""
 
     config: TransformConfig
 
@@ -96,7 +96,7 @@ class Transform(Codec):
         self.first = _Basis(1, config.space, config.channels)
         self.groups = _Basis(config.time, config.space, config.channels)
 
-    def fit(self, clips: Iterable[Float[Tensor, "B T 3 H W"]]) -> None:
+    def calibrate(self, clips: Iterable[Float[Tensor, "B T 3 H W"]]) -> None:
         """Compute the transforms from clips in [-1, 1]; the same clips give the same codec."""
         firsts, groups = _Covariance(1, self.space), _Covariance(self.time, self.space)
         for frames in clips:
@@ -108,8 +108,8 @@ class Transform(Codec):
             return
         mean, vectors, deviations = firsts.eigenvectors(self.channels)
         # in the channels whose patterns in groups are the most like theirs, so that a channel means one thing
-        still = self.groups.vectors.unflatten(0, (self.time, -1)).sum(0)
-        alike = (vectors.T @ still).cpu()  # [of frames, of groups]
+        still = self.groups.vectors.cpu().unflatten(0, (self.time, -1)).sum(0)
+        alike = vectors.T @ still  # [of frames, of groups]
         of_frames, of_groups = linear_sum_assignment(-alike.abs().numpy())
         order = torch.from_numpy(of_frames[of_groups.argsort()])
         signs = torch.where(alike[order, torch.arange(self.channels)] < 0, -1.0, 1.0)
@@ -130,7 +130,7 @@ class Transform(Codec):
             raise ValueError(f"frames of {width}x{height} cannot be coded: make the sides multiples of {self.space}")
         with torch.autocast(frames.device.type, enabled=False):
             frames = frames.float()
-            parts = [self.first.analyse(frames[:, :single]), self.groups.analyse(frames[:, single:])]
+            parts = [self.first.encode(frames[:, :single]), self.groups.encode(frames[:, single:])]
         return torch.cat(parts, 1), ()
 
     def decode(
@@ -140,7 +140,7 @@ class Transform(Codec):
         single = 1 if state is None else 0
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
-            parts = [self.first.synthesise(latents[:, :single]), self.groups.synthesise(latents[:, single:])]
+            parts = [self.first.decode(latents[:, :single]), self.groups.decode(latents[:, single:])]
         return torch.cat(parts, 1).clamp(-1, 1), ()
 
     def inference_state(self) -> dict[str, Tensor]:
@@ -174,11 +174,11 @@ class _Basis(nn.Module):
         self.vectors.copy_(vectors)
         self.scale.copy_(scale)
 
-    def analyse(self, frames: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B L C h w"]:
+    def encode(self, frames: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B L C h w"]:
         blocks = rearrange(frames, "b (l t) c (h p) (w q) -> b l h w (t c p q)", **self.sizes)
         return ((blocks - self.mean) @ (self.vectors / self.scale)).movedim(-1, 2)
 
-    def synthesise(self, latents: Float[Tensor, "B L C h w"]) -> Float[Tensor, "B T 3 H W"]:
+    def decode(self, latents: Float[Tensor, "B L C h w"]) -> Float[Tensor, "B T 3 H W"]:
         blocks = latents.movedim(2, -1) @ (self.vectors * self.scale).T + self.mean
         return rearrange(blocks, "b l h w (t c p q) -> b (l t) c (h p) (w q)", c=3, **self.sizes)
 

@@ -308,7 +308,7 @@ class FolderSource(FolderClips):
         self._summarize()
 
     @property
-    def held(self) -> int:
+    def padded(self) -> int:
         """Clips that are shorter than `config.frames`, whose last frame is repeated."""
         return sum(decoded.shape[0] < self.config.frames for decoded in self._decoded.values())
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from kinema.data.readers.base import Clip, Reader, find_reader, registered_readers
 
-__all__ = ["Folder", "Skipped", "clip_name", "scan"]
+__all__ = ["Folder", "Skipped", "clip_name", "labels_are_names", "scan"]
 
+LEAST_PER_CLASS = 2  # clips
 METADATA = ("metadata.csv", "metadata.jsonl")
 GROUPS = ("patient", "speaker", "subject", "group")  # columns of the metadata; the first that has a value counts
 
@@ -35,6 +36,11 @@ class Folder:
     classes: tuple[str, ...]  # in the order of their numbers: integers by value, names alphabetically
     skipped: tuple[Skipped, ...]
     grouped_by: tuple[str, ...] = ()  # the columns of the metadata that the clips' groups are from
+
+
+def labels_are_names(classes: Sequence[str], clips: int) -> bool:
+    """Whether labels are names of clips and no classes: 8 or more, and fewer than `LEAST_PER_CLASS` clips for each."""
+    return len(classes) >= 8 and len(classes) * LEAST_PER_CLASS > clips
 
 
 def clip_name(clip: Clip, root: Path) -> str:

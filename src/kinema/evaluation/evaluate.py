@@ -28,7 +28,11 @@ from kinema.zoo import is_model
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate", "with_baselines"]
 
 HELD_OUT = "held-out real clips"
-RESIZE = "the largest centre crop of the target's shape, in whole pixels, then bicubic, antialiased"
+RESIZE = {  # how frames of another shape are fitted
+    "crop": "the largest centre crop of the target's shape, in whole pixels, then bicubic, antialiased",
+    "pad": "the whole frame, bicubic, antialiased, on black",
+    "stretch": "the whole frame, bicubic, antialiased, in the target's shape",
+}
 SAME_RATE = 0.01  # share by which frame rates may differ
 PACKAGES = ("kinema", "torch", "numpy", "scipy", "av", "pillow")
 
@@ -124,7 +128,7 @@ def evaluate(
         fps=None if rate is None else round(float(rate), 6),
         height=data.height,
         width=data.width,
-        resize=RESIZE,
+        resize=RESIZE[data.fit],
         features={"name": network.name, "checksum": network.checksum, "preprocessing": network.preprocessing},
         reference=reference.content if reference else "",
         seed=config.seed,
@@ -206,8 +210,11 @@ def _as_trained(data: DataConfig, trained: Sequence[Model], config: EvaluationCo
     shares = {model.experiment.data.holdout for model in trained}
     if len(shares) != 1 or config.paired:
         return replace(data, holdout=0.0)
-    theirs = trained[0].experiment.data
-    return replace(data, holdout=shares.pop(), fit=theirs.fit, label=theirs.label)
+    fits = {(model.experiment.data.fit, model.experiment.data.label) for model in trained}
+    if len(fits) > 1:
+        raise ValueError("the models were trained with other --data.fit or --data.label: measure each by itself")
+    ((fit, label),) = fits
+    return replace(data, holdout=shares.pop(), fit=fit, label=label)
 
 
 def _held_out(training: FolderClipSet, seed: int) -> FolderClipSet | None:

@@ -99,7 +99,7 @@ def measure_clips(
     `perceptual_distance` of predictions. `progress` counts batches. Raises ValueError for features that are not finite,
     and where the cache cannot be written.
     """
-    code = code_digest("metrics", "evaluation.rows", "nn.perceptual", "conditions.audio", "data.writing", "runtime")
+    code = code_digest("metrics", "evaluation.rows", "nn", "conditions.audio", "data.writing", "runtime")
     versions = version("scipy"), cv2.__version__
     by = (network.name, network.checksum, network.preprocessing, lpips and sha256(Path(lpips)), given)
     folder = cache_folder(cache, "measured") / digest(clip_set.key, code, versions, *by)

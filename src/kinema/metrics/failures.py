@@ -52,7 +52,7 @@ def _codec(channels: int, clips: np.ndarray, rng: np.random.Generator) -> np.nda
     pads = [(0, 0), (0, (1 - frames) % BLOCK), (0, -height % BLOCK), (0, -width % BLOCK), (0, 0)]
     padded = from_uint8(np.pad(clips, pads, mode="edge"))
     codec = TransformConfig(BLOCK, BLOCK, channels).build()
-    codec.fit(padded.split(1))
+    codec.calibrate(padded.split(1))
     made = [to_uint8(codec.decode(codec.encode(part)[0])[0]) for part in padded.split(BATCH)]
     return np.concatenate(made)[:, :frames, :height, :width]
 

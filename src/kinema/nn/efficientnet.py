@@ -44,10 +44,7 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem = nn.Conv2d(3, STEM, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(STEM, EPSILON)
         blocks, inputs = list[nn.Module](), STEM
-        self.ends: list[int] = []  # the last block before each halving of the sides
         for expansion, channels, count, stride, kernel in STAGES:
-            if stride == 2:
-                self.ends.append(len(blocks) - 1)
             for number in range(count):
                 blocks.append(_Block(inputs, channels, expansion, kernel, stride if number == 0 else 1))
                 inputs = channels
@@ -57,19 +54,11 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 1280"]:
         """The features of images in [-1, 1], means over all places."""
-        x = self.stages(images)[-1]
-        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
-
-    def stages(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N C h w"]]:
-        """The activations at a half, a quarter, an eighth, a sixteenth and a 32nd of the sides of images in [-1, 1]."""
         x = (127.5 * (images + 1) - MEAN) / DEVIATION
         x = F.relu6(self._bn0(_same(self._conv_stem, x)))
-        found: list[Tensor] = []
-        for number, block in enumerate(self._blocks):
+        for block in self._blocks:
             x = block(x)
-            if number in self.ends:
-                found.append(x)
-        return [*found, x]
+        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
 
 
 class _Block(nn.Module):

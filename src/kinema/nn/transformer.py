@@ -27,9 +27,9 @@ class Block(nn.Module):
     If `conditioned`, the condition shifts, scales and gates the attention and the MLP by six vectors that all blocks of
     a `Transformer` share, plus a learned offset of each block (adaLN-single: PixArt-alpha, arXiv 2310.00426, section
     2.3). They start at zero, so that a block starts as the identity (adaLN-Zero: DiT, arXiv 2212.09748, section 3.2).
-    If `cross_attention`, tokens attend to a context, such as the words of a text. If `local`, each token first adds a
-    3x3 convolution, by channel, of the tokens around it in its frame (conditional positional encoding: Chu et al. 2021,
-    arXiv 2102.10882, section 3.2), so that neighbouring patches agree early in training; it starts at zero.
+    If `cross_attention`, tokens attend to a context, such as the words of a text. If `local_conv`, a 3x3 convolution,
+    by channel, of the tokens around it in its frame is added to each token first (conditional positional encoding: Chu
+    et al. 2021, arXiv 2102.10882, section 3.2), so that neighbouring patches agree early in training; it starts at 0.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Block(nn.Module):
         over: AttentionAxis = "all",
         conditioned: bool = False,
         cross_attention: bool = False,
-        local: bool = False,
+        local_conv: bool = False,
     ) -> None:
         super().__init__()
-        self.local = nn.Conv2d(width, width, 3, padding=1, groups=width) if local else None
-        if self.local is not None:
-            for parameter in self.local.parameters():
+        self.local_conv = nn.Conv2d(width, width, 3, padding=1, groups=width) if local_conv else None
+        if self.local_conv is not None:
+            for parameter in self.local_conv.parameters():
                 nn.init.zeros_(parameter)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.attention = Attention(width, heads, over)
@@ -67,10 +67,10 @@ class Block(nn.Module):
         height: int | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Cache | None]:
         """The tokens after the block; see `Transformer` for the modulation and `Attention` for the rest."""
-        if self.local is not None:
+        if self.local_conv is not None:
             assert height is not None, "a transformer with local convolutions needs the rows of a frame's tokens"
             rows = rearrange(x, "b (t h w) d -> (b t) d h w", t=frames, h=height)  # channels-last, as in memory
-            x = x + rearrange(self.local(rows), "(b t) d h w -> b (t h w) d", t=frames)
+            x = x + rearrange(self.local_conv(rows), "(b t) d h w -> b (t h w) d", t=frames)
         if self.modulation is None or modulation is None:
             change, cache = self.attention(self.norm(x), table, mask, frames, cache)
             x = self._attend_to_context(x + change, context)
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
         causal: Causal = None,
         conditioned: bool = False,
         cross_attention: bool = False,
-        local: bool = False,
+        local_conv: bool = False,
     ) -> None:
         super().__init__()
         if attention == "factorised" and (depth % 2 or causal == "tokens"):
@@ -119,7 +119,7 @@ class Transformer(nn.Module):
         self.head = width // heads
         axes: tuple[AttentionAxis, ...] = ("all",) if attention == "full" else ("space", "time")
         self.overs: list[AttentionAxis] = [axes[i % len(axes)] for i in range(depth)]
-        settings = conditioned, cross_attention, local
+        settings = conditioned, cross_attention, local_conv
         self.blocks = nn.ModuleList(Block(width, heads, over, *settings) for over in self.overs)
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = (

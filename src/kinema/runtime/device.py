@@ -61,6 +61,12 @@ class Runtime:
         dist.all_reduce(total)
         return float(total) / self.ranks
 
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by that of rank 0, in place; all ranks pass the same shapes."""
+        if self.ranks > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def any(self, value: bool) -> bool:
         """Whether `value` is true on any rank; reduced on the CPU, so that no GPU is synchronised."""
         if self.ranks == 1:

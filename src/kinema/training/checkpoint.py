@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinema.experiment import TrainConfig
 from kinema.zoo.files import (
     CODEC,
     CONFIG,
@@ -35,7 +36,7 @@ from kinema.zoo.files import (
     write_file,
 )
 
-__all__ = ["Checkpoint", "load", "save_step"]
+__all__ = ["Checkpoint", "is_complete", "load", "save_step"]
 
 TRAINING, OPTIMIZERS, PROGRESS = "training.safetensors", "optimizers.pt", "progress.json"
 
@@ -109,6 +110,13 @@ def load(path: str | Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(damaged_message(folder / PROGRESS, error)) from error
     return Checkpoint(model.config, model.generator, training, optimizers, step, seconds, model.codec)
+
+
+def is_complete(step: Path, config: TrainConfig) -> bool:
+    """Whether the checkpoint `step` is at the end of its budget, and not of a run that was stopped."""
+    progress = json.loads((step / PROGRESS).read_text())
+    by_steps = config.steps is not None and progress["step"] >= config.steps
+    return by_steps or (config.minutes is not None and progress["seconds"] >= 60 * config.minutes)
 
 
 def _flush_folder(path: Path) -> None:

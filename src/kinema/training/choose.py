@@ -1,4 +1,4 @@
-"""The choice of a whole experiment for a folder of clips, this machine and a number of minutes, with reasons."""
+"""The choice of a whole experiment for a folder of clips and this machine, with reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from os import cpu_count
 import numpy as np
 
 from kinema.data.clips import DataConfig
-from kinema.data.folder import Folder, clip_name, scan
+from kinema.data.folder import Folder, clip_name, labels_are_names, scan
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
 from kinema.experiment import Experiment
 from kinema.presets import preset
@@ -25,8 +25,7 @@ SPAN = 1.6  # seconds that a training clip should last
 FRAMES = (17, 13, 9, 5)  # of a training clip, one and whole groups of four
 LONG_ENOUGH = 0.8  # share of the clips that should be as long as a training clip
 MULTIPLE = 8  # of the sides
-SIDES = ((math.inf, 64),)  # minutes on a CPU, and the side of a square of as many pixels
-PER_CLASS = 4  # clips of a class on average: labels with fewer are names of clips
+SLOWEST = 0.2  # quantile of rates that differ: faster clips are brought to it
 LOST = 0.2  # share of a frame: a crop that cuts more is said aloud
 
 
@@ -37,6 +36,7 @@ class Reason:
     what: str
     choice: str
     why: str
+    settings: tuple[str, ...] = ()  # of the data that it is about
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +47,32 @@ class Choice:
     reasons: tuple[Reason, ...]
 
 
-def choose(source: str, minutes: float | None, runtime: Runtime) -> Choice:
-    """The experiment for a folder of clips or a world; nothing but the heads of some files is read.
+def choose(source: str, runtime: Runtime) -> Choice:
+    """The experiment for a folder of clips or a world on this machine; only the heads of some files are read.
 
     Raises ValueError for a folder without clips that can be opened.
     """
-    family = preset("latent-dit", "cpu" if runtime.device.type == "cpu" else "gpu")
+    experiment = preset("latent-dit", "cpu")
+    network = "the size for a laptop"
+    if runtime.device.type != "cpu":
+        large = replace(experiment.family, hidden=384, depth=12, heads=6)  # pyright: ignore[reportCallIssue]
+        experiment = replace(experiment, family=large, train=replace(experiment.train, batch=32, lr=1e-3))
+        network = f"the size for {runtime.device.type}"
     reasons = [
-        Reason("family", "latent-dit", "a diffusion transformer, the best of the families in minutes on few clips"),
-        Reason("codec", "transform", "fitted to the clips in a second, and sharper than a codec trained for minutes"),
+        Reason("family", "latent-dit", f"a diffusion transformer: sharp clips in minutes, of few clips; {network}"),
+        Reason("codec", "transform", "computed from the clips in a second, and sharper than one trained for minutes"),
     ]
     if source in WORLDS:
-        return Choice(replace(family, data=replace(family.data, source=source)), tuple(reasons))
+        return Choice(replace(experiment, data=replace(experiment.data, source=source)), tuple(reasons))
     folder = scan(source)
     infos = survey(folder.clips)
     if not infos:
         raise ValueError(_no_clips(folder))
-    data = replace(family.data, source=source)
-    for choice in (_rate, _shape, _labels):
+    data = replace(experiment.data, source=source)
+    for choice in (_time, _shape, _conditions):
         data, reason = choice(data, folder, infos)
         reasons.append(reason)
-    return Choice(replace(family, data=data), tuple(reasons))
+    return Choice(replace(experiment, data=data), tuple(reasons))
 
 
 def survey(clips: Sequence[Clip], most: int = SAMPLED) -> list[ClipInfo]:
@@ -98,26 +103,27 @@ def _no_clips(folder: Folder) -> str:
     return f"{folder.root}: none of its {len(folder.clips)} clips can be used; the first is {name}: {reason}"
 
 
-def _rate(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
+def _time(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
     """Frames a second and frames of a training clip."""
     rates = np.array([info.fps for info in infos])
     median, mixed = float(np.median(rates)), rates.max() > 1.01 * rates.min()
     seconds = np.array([info.seconds for info in infos if info.seconds is not None])
+    reach = float(np.quantile(seconds, 1 - LONG_ENOUGH)) if len(seconds) else np.inf  # what most clips last
     every = max(1, round(SPAN * median / (FRAMES[0] - 1)))
-    if len(seconds):  # not so slow that most clips would be too short
-        reach = float(np.quantile(seconds, 1 - LONG_ENOUGH))
+    if any(clip.actions for clip in folder.clips):
+        every = 1  # each frame has its action
+    elif reach < np.inf:  # not so slow that most clips would be too short
         every = max(1, min(every, int(reach * median / FRAMES[0])))
-        frames = next((count for count in FRAMES if count <= reach * median / every + 0.5), FRAMES[-1])
-    else:
-        frames = FRAMES[0]
-    fps = min(median / every, float(rates.min())) if mixed else median / every
+    fps = min(median / every, float(np.quantile(rates, SLOWEST))) if mixed else median / every
+    frames = next((count for count in FRAMES if count <= reach * fps + 0.5), FRAMES[-1])
     why = f"clips have {median:.4g} frames a second"
     if mixed:
         why = f"clips have {rates.min():.4g} to {rates.max():.4g} frames a second, which one rate makes alike"
     elif every > 1:
-        why += f", of which every {every}{'nd' if every == 2 else 'rd' if every == 3 else 'th'} is taken"
+        why += f", of which one in {every} is taken"
     chosen = replace(data, frames=frames, fps=round(fps, 4) if mixed or every > 1 else None)
-    return chosen, Reason("time", f"{frames} frames at {fps:.4g} a second: {frames / fps:.1f} s", why)
+    said = f"{frames} frames at {fps:.4g} a second: {frames / fps:.1f} s"
+    return chosen, Reason("time", said, why, ("frames", "fps"))
 
 
 def _shape(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
@@ -131,14 +137,15 @@ def _shape(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple
     why = f"the shape of most clips; a crop loses up to {lost:.0%} of a frame"
     if lost > LOST:
         why += " (--data.fit pad or stretch keeps all)"
-    return replace(data, height=height, width=width), Reason("frames", f"{width}x{height} pixels", why)
+    reason = Reason("frames", f"{width}x{height} pixels", why, ("height", "width", "fit"))
+    return replace(data, height=height, width=width), reason
 
 
-def _labels(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
+def _conditions(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
     """Which conditions are learned."""
     used, unused = [], []
     classes, clips = len(folder.classes), len(folder.clips)
-    if classes > clips / PER_CLASS:
+    if labels_are_names(folder.classes, clips):
         data = replace(data, label="none")
         unused.append(f"{classes} labels for {clips} clips are names, not classes")
     elif classes > 1:
@@ -154,4 +161,5 @@ def _labels(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tupl
     if any(info.sample_rate for info in infos):
         unused.append("sound (--data.audio learns it)")
     used.append("known frames and regions")
-    return data, Reason("conditions", ", ".join(used), f"not used: {'; '.join(unused)}" if unused else "all there are")
+    why = f"not used: {'; '.join(unused)}" if unused else "all there are"
+    return data, Reason("conditions", ", ".join(used), why, ("label", "audio"))

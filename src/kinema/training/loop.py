@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kinema.data.clips import Source, open_source
 from kinema.experiment import Experiment, TrainConfig
-from kinema.family import Family, Fitted, Turn
+from kinema.family import Calibrated, Codec, Family, Turn
 from kinema.registry import CODECS
 from kinema.runtime.device import Runtime, channels_last, detect_runtime
 from kinema.training import checkpoint
@@ -31,7 +31,8 @@ from kinema.zoo.files import CODEC, list_checkpoints
 __all__ = ["Trainer", "train", "validate"]
 
 FREE_SETTINGS = {"family.sampling"}  # may change when a run is resumed
-FITTING_BATCHES, FITTING_BATCH, FITTING_SEED = 12, 32, hash_seed("fit")  # clips that codecs are fitted to
+CALIBRATION_BATCHES, CALIBRATION_BATCH = 48, 8  # clips that codecs are computed from
+CALIBRATION_SEED = hash_seed("calibrate")
 FIXED_TRAINING = ("init_from", "optimizer")  # may not
 
 
@@ -92,10 +93,8 @@ class Trainer:
     def begin(self) -> None:
         """Load the codec's weights and those of `init_from`; raises ValueError if they are missing or do not fit."""
         codec, origin = self.family.codec, self.experiment.family.codec_source
-        if codec is not None and origin in CODECS:
-            if not isinstance(codec, Fitted):
-                raise ValueError(f"{origin} has to be trained: kinema train {origin}, then --family.codec RUN")
-            codec.fit(self._clips_to_fit())
+        if codec is not None and origin is not None and origin in CODECS:
+            self._calibrate(codec, origin)
         elif codec is not None and origin is not None:
             try:
                 codec.load_inference_state(load_codec(origin)[1])
@@ -114,10 +113,27 @@ class Trainer:
                 ) from error
         self.average.reset()
 
-    def _clips_to_fit(self) -> Iterator[Tensor]:
-        """Yield the same batches of clips, float32 on the CPU, on all ranks and for all seeds of training."""
-        for step in range(FITTING_BATCHES):
-            yield self.source.batch(step, FITTING_BATCH, seed=FITTING_SEED).to(torch.device("cpu")).frames
+    def _calibrate(self, codec: Codec, name: str) -> None:
+        """Compute the codec from clips, on rank 0 for all; with `init_from` it is that model's, whose latents it knows.
+
+        Raises ValueError for a codec that has to be trained, and where that model's codec is another.
+        """
+        if not isinstance(codec, Calibrated):
+            raise ValueError(f"{name} has to be trained: kinema train {name}, then --family.codec RUN")
+        if (model := self.config.init_from) is not None:
+            config, weights = load_codec(model)
+            if config != getattr(self.experiment.family, "codec_config", None):
+                raise ValueError(f"{model} has another codec than {name} with these settings: leave them out")
+            codec.load_inference_state(weights)
+            return
+        if self.runtime.rank == 0:
+            codec.calibrate(self._calibration_clips())
+        self.runtime.broadcast(codec.inference_state().values())
+
+    def _calibration_clips(self) -> Iterator[Tensor]:
+        """Yield batches of clips, float32 on the CPU, the same for all seeds of training."""
+        for step in range(CALIBRATION_BATCHES):
+            yield self.source.batch(step, CALIBRATION_BATCH, seed=CALIBRATION_SEED).to(torch.device("cpu")).frames
 
     def cache_latents(self, progress: Progress = no_progress) -> None:
         """Encode `data.cache_latents` windows now and train on their latents; the codec must have its weights.

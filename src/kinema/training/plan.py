@@ -18,9 +18,9 @@ from kinema.types import Batch, hash_seed
 
 __all__ = ["Plan", "make_plan"]
 
-STEPS = 3  # that are timed, after one that is not
+STEPS = 3  # that are timed
 DECODED = 8  # clips whose PSNR is measured
-SMALL = 2, 4  # clips of the batches from which memory is estimated; of 1 there is no batch normalisation
+FEWEST = 2  # clips of the first batch: of 1 there is no batch normalisation
 KEPT = 2  # checkpoints of a run
 SPARE = 0.9  # share of the available memory that a run may take
 
@@ -41,58 +41,97 @@ class Plan:
 def make_plan(experiment: Experiment, source: Source, runtime: Runtime) -> Plan:
     """Train a copy of the run for a few steps, and measure them.
 
-    First with two clips and with four, from which the memory of a whole batch is estimated. Raises ValueError, with the
-    settings that mend it, where a batch would not fit into memory.
+    The batch grows from `FEWEST` clips by doubling, so that what will not fit is known before it is tried. Raises
+    ValueError, with the settings that mend it, where a batch would not fit into memory.
     """
-    batch = experiment.train.batch
-    few, more = SMALL
-    small = [_measure(experiment, source, runtime, size, 1).memory for size in SMALL] if batch > more else []
-    if len(small) == 2 and small[0] is not None and small[1] is not None:
-        growth = max(0.0, small[1] - small[0]) / (more - few)
-        room = SPARE * available_memory(runtime.device)
-        if (needed := growth * (batch - more)) > room:
-            fits = max(1, more + int(room / growth))
-            raise ValueError(
-                f"a step of {batch} clips needs about {(small[1] + needed) / 1e9:.1f} GB, and {room / 1e9:.1f} GB are "
-                f"free: make it --train.batch {fits}, or frames fewer or smaller (--data.frames, --data.height, "
-                "--data.width)"
-            )
-    return _measure(experiment, source, runtime, batch, STEPS)
-
-
-def _measure(experiment: Experiment, source: Source, runtime: Runtime, batch: int, steps: int) -> Plan:
-    """The plan by steps of `batch` clips."""
-    config = replace(experiment.train, batch=batch, compile=False)
+    config = replace(experiment.train, compile=False)
     trainer = Trainer(replace(experiment, train=config), source, runtime)
-    trainer.begin()
-    codec_psnr = None if trainer.family.codec is None else _codec_psnr(trainer.family.codec, trainer)
-    if experiment.data.cache_latents and trainer.family.codec is not None:
-        trainer.feed = _Encoded(source, trainer.family.codec, runtime)
-    trainer.advance()
-    _wait(runtime)
+    try:
+        trainer.begin()
+        codec = trainer.family.codec
+        codec_psnr = None if codec is None else _codec_psnr(codec, trainer)
+        feed = _Encoded(source, codec, runtime) if experiment.data.cache_latents and codec is not None else source
+        _check_memory(trainer, feed)
+        trainer.feed = feed
+        seconds = min(_seconds(trainer) for _ in range(STEPS))
+        return Plan(
+            weights=sum(p.numel() for turn in trainer.turns for p in turn.parameters),
+            seconds=seconds,
+            memory=peak_memory(runtime.device),
+            steps=(steps := _steps(experiment, seconds)),
+            passes=steps * config.batch * runtime.ranks / len(source.clips)
+            if isinstance(source, FolderSource)
+            else None,
+            disk=KEPT * _checkpoint_size(trainer),
+            codec_psnr=codec_psnr,
+        )
+    finally:
+        trainer.close()
+
+
+def _check_memory(trainer: Trainer, feed: Source) -> None:
+    """Train on ever more clips, up to half of a batch; raises ValueError where the next doubling would not fit."""
+    device, batch, size, before = trainer.runtime.device, trainer.config.batch, FEWEST, None
+    while size < batch:
+        trainer.feed = _Few(feed, size)
+        for _ in range(2):  # the first batch was loaded before
+            trainer.advance()
+        peak = peak_memory(device)
+        if before is not None and peak is not None:
+            growth, following = max(0.0, peak - before), min(batch, 2 * size)
+            needed = growth * (following - size) / (size - size // 2)
+            room = SPARE * available_memory(device)
+            if needed > room:
+                fits = size + int(room / needed * (following - size))
+                raise ValueError(
+                    f"a step of {following} clips needs about {(peak + needed) / 1e9:.1f} GB, and {room / 1e9:.1f} GB "
+                    f"are free: make it --train.batch {fits}, or frames fewer or smaller (--data.frames, "
+                    "--data.height, --data.width)"
+                )
+        before, size = peak, 2 * size
+
+
+def _seconds(trainer: Trainer) -> float:
+    """The seconds of a step."""
+    _wait(trainer.runtime)
     begun = time.perf_counter()
-    for _ in range(steps):
-        trainer.advance()
-    _wait(runtime)
-    seconds = (time.perf_counter() - begun) / steps
-    memory = peak_memory(runtime.device)
-    weights = sum(p.numel() for turn in trainer.turns for p in turn.parameters)
-    values = sum(x.numel() for x in trainer.family.state_dict().values())
-    count = sum(x.numel() for x in trainer.average.module.state_dict().values())
-    moments = sum(
-        x.numel()
-        for optimizer in trainer.optimizers.values()
-        for state in optimizer.state.values()
-        for x in state.values()
-        if isinstance(x, torch.Tensor)
-    )
-    trainer.close()
+    trainer.advance()
+    _wait(trainer.runtime)
+    return time.perf_counter() - begun
+
+
+def _steps(experiment: Experiment, seconds: float) -> int:
+    """The steps in the budget; 0 without one."""
+    config = experiment.train
     budget = [] if config.steps is None else [config.steps]
     budget += [] if config.minutes is None else [int(60 * config.minutes / seconds)]
-    total = min(budget, default=0)
-    clips = len(source.clips) if isinstance(source, FolderSource) else None
-    passes = None if clips is None else total * batch * runtime.ranks / clips
-    return Plan(weights, seconds, memory, total, passes, 4 * KEPT * (values + count + moments), codec_psnr)
+    return min(budget, default=0)
+
+
+def _checkpoint_size(trainer: Trainer) -> int:
+    """The bytes of the tensors in a checkpoint."""
+    state = trainer.state()
+    moments = [
+        value for optimizer in trainer.optimizers.values() for one in optimizer.state.values() for value in one.values()
+    ]
+    tensors = [
+        *state.generator.values(),
+        *state.training.values(),
+        *(x for x in moments if isinstance(x, torch.Tensor)),
+    ]
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+class _Few:
+    """A source whose batches have no more than `most` clips."""
+
+    def __init__(self, source: Source, most: int) -> None:
+        self.spec, self.skipped, self.key = source.spec, source.skipped, source.key
+        self._source, self._most = source, most
+
+    def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """A batch of the other source."""
+        return self._source.batch(step, min(size, self._most), seed=seed, rank=rank, ranks=ranks)
 
 
 class _Encoded:
@@ -105,7 +144,7 @@ class _Encoded:
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The same batch for all steps, as reading cached latents takes next to no time."""
-        if self._batch is None:
+        if self._batch is None or len(self._batch.frames) != size:
             batch = self._source.batch(0, size, seed=seed)
             frames = Batch(batch.frames).to(self._runtime.device).frames
             with torch.no_grad(), self._runtime.autocast():

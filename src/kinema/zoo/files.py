@@ -40,7 +40,7 @@ __all__ = [
     "write_file",
 ]
 
-FORMAT = 2  # version of model files and checkpoints
+FORMAT = 3  # version of model files and checkpoints
 GENERATOR, CODEC, CONFIG = "generator.safetensors", "codec.safetensors", "config.json"
 PREFIX = "codec."
 FOLDER = Path(__file__).parent

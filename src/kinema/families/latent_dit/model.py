@@ -84,7 +84,7 @@ class LatentDiTConfig(LatentFamilyConfig):
     """Heads of attention."""
     attention: AttentionKind = "full"
     """Over all tokens, or "factorised" over those of a frame and those of a place by turns: for many tokens."""
-    local: bool = False
+    local_conv: bool = False
     """A small convolution over the tokens around each one, before each block: sharp clips after fewer steps."""
     path: Path = "rectified"
     """The path from data to noise."""
@@ -180,7 +180,7 @@ def build_network(config: LatentDiTConfig) -> Network:
             config.attention,
             conditioned=True,
             cross_attention=bool(config.words),
-            local=config.local,
+            local_conv=config.local_conv,
         ),
     )
 
