@@ -80,7 +80,7 @@ def test_a_model_is_measured_against_what_it_was_trained_on_beside_held_out_clip
     assert numbers["motion"].clips == 18 and numbers["motion"].value == pytest.approx(
         np.mean([changes(held.clip(k)[None]).mean() for k in range(18)])
     )
-    assert np.isfinite(numbers["KD kinema"].value) and "where 64 are needed" in numbers["KD kinema"].note
+    assert np.isfinite(numbers["KD imagenet"].value) and "where 64 are needed" in numbers["KD imagenet"].note
     assert np.median(baseline.rows.per_clip["nearest training clip"]) == pytest.approx(1)
 
 

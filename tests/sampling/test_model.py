@@ -174,5 +174,5 @@ def test_families_without_sampling_settings(cpu, tiny, world) -> None:
 
 def test_sheets_are_made_with_the_default_settings(cpu) -> None:
     trainer = Trainer(grey(), ShapeMotion(8, 16, 16), cpu)
-    sheet = watch._sheet(trainer)
+    sheet = watch.draw_sheet(*watch.sample_clips(trainer))
     assert np.isin(sheet, [255, 159]).mean() > 0.9 and (sheet == 159).any()  # 0.25 as a byte

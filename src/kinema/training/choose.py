@@ -114,7 +114,7 @@ def _time(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[
         every = 1  # each frame has its action
     elif reach < np.inf:  # not so slow that most clips would be too short
         every = max(1, min(every, int(reach * median / FRAMES[0])))
-    fps = min(median / every, float(np.quantile(rates, SLOWEST))) if mixed else median / every
+    fps = min(median / every, float(np.quantile(rates, SLOWEST, method="lower"))) if mixed else median / every
     frames = next((count for count in FRAMES if count <= reach * fps + 0.5), FRAMES[-1])
     why = f"clips have {median:.4g} frames a second"
     if mixed:
