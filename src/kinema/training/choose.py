@@ -25,6 +25,7 @@ SPAN = 1.6  # seconds that a training clip should last
 FRAMES = (17, 13, 9, 5)  # of a training clip, one and whole groups of four
 LONG_ENOUGH = 0.8  # share of the clips that should be as long as a training clip
 MULTIPLE = 8  # of the sides
+NEARLY = 0.9  # share of its frames that a clip should have: the last one is held for the rest
 SLOWEST = 0.2  # quantile of rates that differ: faster clips are brought to it
 LOST = 0.2  # share of a frame: a crop that cuts more is said aloud
 
@@ -115,7 +116,7 @@ def _time(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[
     elif reach < np.inf:  # not so slow that most clips would be too short
         every = max(1, min(every, int(reach * median / FRAMES[0])))
     fps = min(median / every, float(np.quantile(rates, SLOWEST, method="lower"))) if mixed else median / every
-    frames = next((count for count in FRAMES if count <= reach * fps + 0.5), FRAMES[-1])
+    frames = next((count for count in FRAMES if NEARLY * count <= reach * fps), FRAMES[-1])
     why = f"clips have {median:.4g} frames a second"
     if mixed:
         why = f"clips have {rates.min():.4g} to {rates.max():.4g} frames a second, which one rate makes alike"
