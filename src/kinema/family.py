@@ -257,6 +257,18 @@ class Codec(nn.Module, ABC):
     def load_inference_state(self, weights: dict[str, Tensor]) -> None:
         """Load the weights of an `inference_state`; raises RuntimeError if they do not fit."""
 
+    def check_chunk(self, frames: Float[Tensor, "B T 3 H W"], state: tuple[Tensor, ...] | None) -> None:
+        """Raise ValueError for frames that `encode` cannot take."""
+        single = 1 if state is None else 0
+        if frames.shape[1] < 1 or (frames.shape[1] - single) % self.time:
+            raise ValueError(
+                f"a video's first chunk has 1 frame and then groups of {self.time}, later chunks only groups: "
+                f"{frames.shape[1]} frames are neither; `encode_chunks` takes chunks of any lengths"
+            )
+        if frames.shape[3] % self.space or frames.shape[4] % self.space:
+            height, width = frames.shape[3:]
+            raise ValueError(f"frames of {width}x{height} cannot be coded: make the sides multiples of {self.space}")
+
     def length(self, frames: int) -> int:
         """L: the number of latents in time of `frames` frames, the last group padded."""
         return 1 + -(-(frames - 1) // self.time)  # rounded up

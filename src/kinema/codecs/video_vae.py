@@ -375,15 +375,7 @@ class VideoVAE(Codec, Family):
         self, frames: Float[Tensor, "B T 3 H W"], state: tuple[Tensor, ...] | None = None
     ) -> tuple[Float[Tensor, "B L C h w"], tuple[Tensor, ...]]:
         """The latents of the next frames and the state after them; see `Codec.encode`."""
-        single = 1 if state is None else 0
-        if frames.shape[1] < 1 or (frames.shape[1] - single) % self.time:
-            raise ValueError(
-                f"a video's first chunk has 1 frame and then groups of {self.time}, later chunks only groups: "
-                f"{frames.shape[1]} frames are neither; `encode_chunks` takes chunks of any lengths"
-            )
-        if frames.shape[3] % self.space or frames.shape[4] % self.space:
-            height, width = frames.shape[3:]
-            raise ValueError(f"frames of {width}x{height} cannot be coded: make the sides multiples of {self.space}")
+        self.check_chunk(frames, state)
         cache = ConvCache(state, keep=True)
         return self.generator.bottleneck.encode(self.generator.encoder(frames, cache)), cache.state
 
