@@ -56,9 +56,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(f"minutes must be more than 0, not {self.minutes}")
-        if self.batch < 1 or self.lr <= 0 or not 0 <= self.ema_decay < 1:
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise ValueError(f"minutes must be more than 0 and a number, not {self.minutes}")
+        if self.batch < 1 or not 0 < self.lr < float("inf") or not 0 <= self.ema_decay < 1:
             raise ValueError("batch must be at least 1, lr more than 0 and ema_decay in [0, 1)")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"cooldown is a share of the budget, from 0 to 1, not {self.cooldown:g}")

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock
 
 from kinema.experiment import TrainConfig
+from kinema.runtime.device import Runtime
 from kinema.training.checkpoint import is_complete
+from kinema.training.choose import choose
 
 SMALL = ["--data.frames", 9, "--data.height", 16, "--data.width", 16, "--family.hidden", 16, "--family.depth", 1]
 SMALL += ["--family.heads", 2, "--train.batch", 2, "--family.sampling.steps", 2]
@@ -74,3 +78,59 @@ def test_a_stopped_run_is_not_complete(tmp_path: Path) -> None:
     assert not is_complete(tmp_path, TrainConfig(minutes=1.0))
     assert not is_complete(tmp_path, TrainConfig(steps=6))
     assert is_complete(tmp_path, TrainConfig(steps=5, minutes=1.0))
+
+
+def test_what_a_run_writes_is_not_taken_for_clips(clips: Path, refused) -> None:
+    for out in (clips, clips / "run"):
+        assert "is in the folder of clips" in refused("train", "--data", clips, "--out", out, "--steps", 1)
+        assert "is in the folder of clips" in refused("train", "mocogan", "--data", clips, "--out", out, "--steps", 1)
+
+
+def test_a_folder_has_one_run_at_a_time(clips: Path, tmp_path: Path, kinema) -> None:
+    out = tmp_path / "x"
+    out.mkdir()
+    with FileLock(out / ".lock"):
+        status, _, err = kinema("train", "--data", clips, "--out", out, "--steps", 1, *SMALL)
+    assert status == 2 and "another run writes into" in err.splitlines()[-1]
+
+
+def test_a_resumed_run_keeps_its_held_out_files(clips: Path, tmp_path: Path, kinema) -> None:
+    out = tmp_path / "x"
+    assert kinema("train", "latent-dit", "--data", clips, "--out", out, "--steps", 1, *SMALL)[0] == 0
+    status, _, err = kinema("train", "latent-dit", "--out", out, "--resume", "--steps", 2, "--data.holdout", 0)
+    assert status == 2 and "data.holdout: 0.0, not 0.1" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--minutes", "inf"], "minutes must be more than 0 and a number"),
+        (["--steps", 1, "--train.lr", "nan"], "lr more than 0"),
+        (["--steps", 1, "--data.fps", 1e9], "above 0 and at most 1000"),
+        (["--steps", 1, "--data.height", 80000], "it must be 1 to 8192"),
+    ],
+)
+def test_what_cannot_be_is_said_before_clips_are_read(
+    clips: Path, tmp_path: Path, refused, words: list[object], message: str
+) -> None:
+    assert message in refused("train", "--data", clips, "--out", tmp_path / "x", *words)
+
+
+def test_data_check_follows_its_flags_and_shows_brackets(make_clip, tmp_path: Path, kinema) -> None:
+    for number in range(6):
+        make_clip(f"set [b]/{number}.mp4", 20, rate=10)
+    rows = "".join(f"{n}.mp4,[/a]{n % 2},{'xyz'[n // 2]}\n" for n in range(6))
+    (tmp_path / "set [b]/metadata.csv").write_text("file_name,label,place\n" + rows)
+    words = ["data", "check", tmp_path / "set [b]", "--out", tmp_path / "[sheet].png"]
+    status, out, err = kinema(*words)
+    assert status == 0 and "[/a]0 (3), [/a]1 (3)" in out and "set [b]" in out, err
+    status, out, err = kinema(*words, "--data.label", "place", "--data.fps", 5)
+    assert status == 0 and "x (2), y (2), z (2)" in out and "3 labels" in out, err
+    assert "time        as given" in out and out.splitlines()[-1].endswith("--data.fps 5 --data.label place")
+
+
+def test_a_slide_show_does_not_set_the_rate_of_videos(make_clip, tmp_path: Path) -> None:
+    for number, (count, rate) in enumerate([(5, 1), (20, 8), (60, 24), (30, 240), (12, 12)]):
+        make_clip(f"set/{number}.mp4", count, rate=rate)
+    data = choose(str(tmp_path / "set"), Runtime(torch.device("cpu"), torch.float32)).experiment.data
+    assert data.fps == 8 and data.frames >= 5

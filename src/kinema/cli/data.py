@@ -8,24 +8,25 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from einops import rearrange
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from kinema.cli.arguments import parse
+from kinema.cli.arguments import flag_value, parse
 from kinema.cli.reading import notes
-from kinema.cli.train import show
+from kinema.cli.train import overruled, show
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped, scan
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe
 from kinema.data.writing import contact_sheet, write_image
 from kinema.runtime.device import detect_runtime
-from kinema.training.choose import Reason, choose
+from kinema.training.choose import choose
 
 SHEET_CLIPS = 8
 
@@ -48,15 +49,15 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Read every clip, print the table and the choice, write the sheet."""
-    reasons: tuple[Reason, ...] = ()
-    cls = Arguments
+    choice, cls = None, Arguments
     if words and not words[0].startswith("-") and not {"-h", "--help"} & {*words}:
-        choice = choose(words[0], detect_runtime())
-        reasons = choice.reasons
+        choice = choose(words[0], detect_runtime(), flag_value(words, "--data.label", "label"))
         default = ("data", DataConfig, field(default=choice.experiment.data))
         cls = make_dataclass("Complete", [default], bases=(Arguments,), frozen=True)
     arguments = parse(cls, "kinema data check", words, description=inspect.getdoc(Arguments))
-    folder = scan(arguments.folder)
+    if flag_value(words, "--data.source", arguments.folder) != arguments.folder:
+        raise ValueError("kinema data check FOLDER: leave --data.source out")
+    folder = scan(arguments.folder, arguments.data.label)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         infos = [info for info in pool.map(_probe, folder.clips) if info is not None]
     config = replace(arguments.data, source=arguments.folder)
@@ -71,14 +72,16 @@ def main(words: Sequence[str]) -> None:
         console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
     frames = source.batch(0, min(SHEET_CLIPS, len(source.clips)), seed=0).frames.numpy()
     sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"))
-    console.print(f"wrote {write_image(Path(arguments.out), sheet)}", highlight=False)
-    if not reasons:
+    console.print(f"wrote {write_image(Path(arguments.out), sheet)}", markup=False, highlight=False)
+    if choice is None:
         console.print("put FOLDER first, and it is said what kinema train would choose", highlight=False)
-    if reasons:
-        console.print("what kinema train would choose:")
-        show(console, reasons)
-        command = f"kinema train --data {shlex.quote(arguments.folder)} --out runs/x --minutes 30"
-        console.print(command, markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print("what kinema train would choose:")
+    show(console, overruled(choice.reasons, choice.experiment.data, config))
+    given = [f"--data.{f.name.replace('_', '-')}" for f in fields(DataConfig)]
+    flags = [part for flag in given if (value := flag_value(words, flag, "")) for part in (flag, value)]
+    command = shlex.join(["kinema", "train", "--data", arguments.folder, "--out", "runs/x", "--minutes", "30", *flags])
+    console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
 def _probe(clip: Clip) -> ClipInfo | None:
@@ -99,14 +102,14 @@ def _held_out(config: DataConfig) -> tuple[int, tuple[Skipped, ...]]:
 
 
 def _table(folder: Folder, infos: list[ClipInfo], training: int, held_out: int, skipped: tuple[Skipped, ...]) -> Table:
-    table = Table(title=str(folder.root), show_header=False)
+    table = Table(title=escape(str(folder.root)), show_header=False)
     lengths = [info.frames or 0 for info in infos]
     seconds = [frames / info.fps for frames, info in zip(lengths, infos, strict=True)]
     labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
     captions = sum(clip.caption is not None for clip in folder.clips)
     usable = training + held_out
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
-    by = f"whole groups by {', '.join(folder.grouped_by)}" if folder.grouped_by else "by file"
+    by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else "by file"
     table.add_row("held out of training", f"{held_out} of {usable}, {by}" if held_out else "none")
     if infos:
         table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all")
@@ -125,4 +128,5 @@ def _table(folder: Folder, infos: list[ClipInfo], training: int, held_out: int, 
 def _counts(counter: Counter[str], most: int = 6) -> str:
     """The commonest values and how many clips have each."""
     listed = ", ".join(f"{value} ({count})" for value, count in counter.most_common(most))
+    listed = escape(listed)
     return listed + (f", and {len(counter) - most} more" if len(counter) > most else "")

@@ -35,7 +35,7 @@ class Arguments(TrainArguments):
 def main(words: Sequence[str]) -> None:
     """Measure a few steps, and print the plan."""
     arguments, reasons = parse_experiment(words, Arguments, "kinema plan")
-    validate(arguments.train, Path(arguments.out), arguments.resume)
+    validate(arguments.train, Path(arguments.out), arguments.resume, arguments.data.source)
     keep_freed_memory()
     runtime = detect_runtime(arguments.device, arguments.train.precision)
     experiment = Experiment(arguments.family, arguments.data, arguments.train)

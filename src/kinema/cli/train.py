@@ -30,7 +30,7 @@ from kinema.training.loop import train, validate
 from kinema.training.plan import Plan, make_plan
 from kinema.training.watch import Watcher
 
-__all__ = ["Arguments", "main", "parse_experiment", "plan_rows", "show"]
+__all__ = ["Arguments", "main", "overruled", "parse_experiment", "plan_rows", "show"]
 
 SHIPPED = {"sprites": "latent-dit"}  # shipped models and their families, which have presets of the same name
 
@@ -70,7 +70,7 @@ def main(words: Sequence[str]) -> None:
     """Train, and print where the model is."""
     arguments, reasons = parse_experiment(words, Arguments, "kinema train")
     out = Path(arguments.out)
-    validate(arguments.train, out, arguments.resume)  # before the clips are decoded, which may take long
+    validate(arguments.train, out, arguments.resume, arguments.data.source)
     keep_freed_memory()
     runtime = detect_runtime(arguments.device, arguments.train.precision)
     experiment = Experiment(arguments.family, arguments.data, arguments.train)
@@ -122,7 +122,9 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
                 "train on what? kinema train --data FOLDER chooses all settings, kinema train FAMILY those of "
                 f"a family, one of {', '.join(FAMILIES.names)}"
             )
-        choice = choose(data, detect_runtime(flag_value(words, "--device", "auto")))
+        choice = choose(
+            data, detect_runtime(flag_value(words, "--device", "auto")), flag_value(words, "--data.label", "label")
+        )
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))
@@ -144,16 +146,19 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
         arguments = replace(arguments, train=replace(arguments.train, steps=None, minutes=None))
     budget = {k: getattr(arguments, k) for k in ("steps", "minutes") if getattr(arguments, k) is not None}
     chosen_data = arguments.data if arguments.source is None else replace(arguments.data, source=arguments.source)
-    kept = [
-        row if all(getattr(chosen_data, n) == getattr(experiment.data, n) for n in row.settings) else overruled(row)
-        for row in reasons
-    ]
-    return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), tuple(kept)
+    return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), overruled(
+        reasons, experiment.data, chosen_data
+    )
 
 
-def overruled(row: Reason) -> Reason:
-    """A choice that flags changed."""
-    return Reason(row.what, "as given", f"kinema would choose {row.choice}")
+def overruled(rows: Sequence[Reason], chosen: DataConfig, given: DataConfig) -> tuple[Reason, ...]:
+    """The choices, those that flags changed marked so."""
+    return tuple(
+        row
+        if all(getattr(given, name) == getattr(chosen, name) for name in row.settings)
+        else Reason(row.what, "as given", f"kinema would choose {row.choice}")
+        for row in rows
+    )
 
 
 def show(console: Console, rows: Sequence[Reason]) -> None:
@@ -170,13 +175,18 @@ def plan_rows(experiment: Experiment, plan: Plan) -> list[Reason]:
     memory = "unknown" if plan.memory is None else f"{plan.memory / 1e9:.1f} GB"
     rows = [
         Reason("steps", f"{plan.steps:,}{passes}", f"{batch} clips a step, {plan.seconds:.2f} s each"),
-        Reason("duration", f"{timedelta(seconds=round(plan.steps * plan.seconds))}", "of training, here and now"),
+        Reason("duration", _duration(plan.steps * plan.seconds), "of training, here and now"),
         Reason("memory", memory, f"{plan.weights / 1e6:.2f}M trained weights"),
         Reason("disk", f"{plan.disk / 1e6:.0f} MB", "for the newest two checkpoints"),
     ]
     if plan.codec_psnr is not None:
         rows.append(Reason("codec PSNR", f"{plan.codec_psnr:.1f} dB", "of clips that it decodes: the most to hope for"))
     return rows
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds, or as days."""
+    return str(timedelta(seconds=round(seconds))) if seconds < 1e7 else f"{seconds / 86400:,.0f} days"
 
 
 def _first_line(doc: str | None) -> str:

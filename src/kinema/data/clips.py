@@ -40,6 +40,7 @@ __all__ = [
 
 Part = Literal["all", "training", "held out"]
 
+LARGEST, FASTEST = 8192, 1000  # pixels of a side and frames of a clip; frames a second
 PREFETCH = 64  # clips that are decoded before they are asked for
 
 
@@ -78,14 +79,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 to {LARGEST}")
         if self.cache_latents < 0:
             raise ValueError(f"cache_latents is {self.cache_latents}: it must be 0 or more")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"holdout is {self.holdout:g}: it is a share, at least 0 and below 1")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ValueError(f"fps is {self.fps:g}: it must be above 0")
+        if self.fps is not None and not 0 < self.fps <= FASTEST:
+            raise ValueError(f"fps is {self.fps:g}: it must be above 0 and at most {FASTEST}")
 
 
 @runtime_checkable

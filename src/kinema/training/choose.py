@@ -26,6 +26,7 @@ FRAMES = (17, 13, 9, 5)  # of a training clip, one and whole groups of four
 LONG_ENOUGH = 0.8  # share of the clips that should be as long as a training clip
 MULTIPLE = 8  # of the sides
 NEARLY = 0.9  # share of its frames that a clip should have: the last one is held for the rest
+LEAST_FPS = 5.0  # frames a second of a video
 SLOWEST = 0.2  # quantile of rates that differ: faster clips are brought to it
 LOST = 0.2  # share of a frame: a crop that cuts more is said aloud
 
@@ -48,8 +49,10 @@ class Choice:
     reasons: tuple[Reason, ...]
 
 
-def choose(source: str, runtime: Runtime) -> Choice:
+def choose(source: str, runtime: Runtime, label: str = "label") -> Choice:
     """The experiment for a folder of clips or a world on this machine; only the heads of some files are read.
+
+    `label` is the column of labels, or none.
 
     Raises ValueError for a folder without clips that can be opened.
     """
@@ -65,11 +68,11 @@ def choose(source: str, runtime: Runtime) -> Choice:
     ]
     if source in WORLDS:
         return Choice(replace(experiment, data=replace(experiment.data, source=source)), tuple(reasons))
-    folder = scan(source)
+    folder = scan(source, label)
     infos = survey(folder.clips)
     if not infos:
         raise ValueError(_no_clips(folder))
-    data = replace(experiment.data, source=source)
+    data = replace(experiment.data, source=source, label=label)
     for choice in (_time, _shape, _conditions):
         data, reason = choice(data, folder, infos)
         reasons.append(reason)
@@ -107,6 +110,7 @@ def _no_clips(folder: Folder) -> str:
 def _time(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
     """Frames a second and frames of a training clip."""
     rates = np.array([info.fps for info in infos])
+    rates = rates[rates >= LEAST_FPS] if (rates >= LEAST_FPS).any() else rates  # slide shows do not set the rate of all
     median, mixed = float(np.median(rates)), rates.max() > 1.01 * rates.min()
     seconds = np.array([info.seconds for info in infos if info.seconds is not None])
     reach = float(np.quantile(seconds, 1 - LONG_ENOUGH)) if len(seconds) else np.inf  # what most clips last

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from kinema.data.clips import Source, open_source
@@ -34,6 +35,7 @@ FREE_SETTINGS = {"family.sampling"}  # may change when a run is resumed
 CALIBRATION_BATCHES, CALIBRATION_BATCH = 48, 8  # clips that codecs are computed from
 CALIBRATION_SEED = hash_seed("calibrate")
 FIXED_TRAINING = ("init_from", "optimizer")  # may not
+FIXED_DATA = ("holdout", "fit")
 
 
 class Trainer:
@@ -296,6 +298,8 @@ def check_resumable(experiment: Experiment, spec: ClipSpec, state: checkpoint.Ch
         changed += [line for line in lines if line.split(":")[0] not in FREE_SETTINGS | {"family.codec"}]
     values = {name: (getattr(experiment.train, name), getattr(saved.train, name)) for name in FIXED_TRAINING}
     changed += [f"train.{name}: {ours}, not {theirs}" for name, (ours, theirs) in values.items() if ours != theirs]
+    values = {name: (getattr(experiment.data, name), getattr(saved.data, name)) for name in FIXED_DATA}
+    changed += [f"data.{name}: {ours}, not {theirs}" for name, (ours, theirs) in values.items() if ours != theirs]
     source = experiment.family.codec_source
     if source != saved.family.codec_source and source is not None and is_model(source):
         weights, codec = load_codec(source)[1], state.codec or {}
@@ -308,8 +312,13 @@ def check_resumable(experiment: Experiment, spec: ClipSpec, state: checkpoint.Ch
         )
 
 
-def validate(config: TrainConfig, out: Path, resume: bool) -> None:
-    """Raise ValueError for a run that cannot start: without a budget, or if `out` is in use."""
+def validate(config: TrainConfig, out: Path, resume: bool, source: str = "") -> None:
+    """Raise ValueError for a run that cannot start: without a budget, or if `out` is in use or among the clips."""
+    if source and out.expanduser().resolve().is_relative_to(Path(source).expanduser().resolve()):
+        raise ValueError(
+            f"{out} is in the folder of clips, {source}: what a run writes would be taken for clips; "
+            "choose another --out"
+        )
     if config.steps is None and config.minutes is None:
         raise ValueError("no budget: give --steps or --minutes")
     if wall := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
@@ -336,7 +345,7 @@ def train(
     training diverges, or a checkpoint is damaged or cannot be written.
     """
     out, config = Path(out), experiment.train
-    validate(config, out, resume)
+    validate(config, out, resume, experiment.data.source)
     runtime = runtime or detect_runtime(precision=config.precision)
     source = source or open_source(experiment.data)
     state = checkpoint.load(out) if resume else None
@@ -364,7 +373,7 @@ def train(
         runtime.any(False)  # a barrier: other ranks must not look for the checkpoint or exit while it is written
         trainer.saved, last_save = trainer.step, time.monotonic()
 
-    with _stop_signals() as stop:
+    with _run_lock(out, runtime), _stop_signals() as stop:
         while not runtime.any(
             stop.requested
             or (config.steps is not None and trainer.step >= config.steps)
@@ -379,6 +388,20 @@ def train(
                 save_after = 60 * config.save_every_minutes
         save()
     return out / f"step-{trainer.step:08d}"
+
+
+@contextmanager
+def _run_lock(out: Path, runtime: Runtime) -> Iterator[None]:
+    """Hold a run's folder, so that no two runs write into it; raises ValueError where another one does."""
+    if runtime.rank:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another run writes into {out}: wait for its end, or choose another --out") from None
 
 
 @dataclass
