@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -399,7 +399,11 @@ def _run_lock(out: Path, runtime: Runtime) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file
+                    (out / ".lock").unlink()
     except Timeout:
         raise ValueError(f"another run writes into {out}: wait for its end, or choose another --out") from None
 
