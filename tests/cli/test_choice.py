@@ -96,9 +96,13 @@ def test_a_folder_has_one_run_at_a_time(clips: Path, tmp_path: Path, kinema) -> 
 
 def test_a_resumed_run_keeps_its_held_out_files(clips: Path, tmp_path: Path, kinema) -> None:
     out = tmp_path / "x"
-    assert kinema("train", "latent-dit", "--data", clips, "--out", out, "--steps", 1, *SMALL)[0] == 0
+    codec = ["--family.codec-options", "channels", 8]
+    assert kinema("train", "latent-dit", "--data", clips, "--out", out, "--steps", 1, *SMALL, *codec)[0] == 0
     status, _, err = kinema("train", "latent-dit", "--out", out, "--resume", "--steps", 2, "--data.holdout", 0)
     assert status == 2 and "data.holdout: 0.0, not 0.1" in err
+    words = ["--out", out, "--resume", "--steps", 2, "--family.codec-options", "space", 8]
+    status, _, err = kinema("train", *words)
+    assert status == 2 and "--family.codec-options is set already" in err
 
 
 @pytest.mark.parametrize(

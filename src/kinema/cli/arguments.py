@@ -51,6 +51,8 @@ def _describe(event: events.ParseErrorEvent, cls: type) -> str:
     """A message for a parse error."""
     if isinstance(event, events.UnrecognizedArgs):
         word = next((token for token in event.tokens if token.startswith("-")), event.tokens[0])
+        if word in _flags(cls):
+            return f"{word} is set already, by the run or the preset: leave it out"
         near = difflib.get_close_matches(word.split("=")[0], _flags(cls), n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         return f"{word} is no {'flag' if word.startswith('-') else 'argument'} here{hint}"
