@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,7 @@ def test_data_check_follows_its_flags_and_shows_brackets(make_clip, tmp_path: Pa
     status, out, err = kinema(*words)
     assert status == 0 and "[/a]0 (3), [/a]1 (3)" in out and "set [b]" in out, err
     status, out, err = kinema(*words, "--data.label", "place", "--data.fps", 5)
+    assert re.search(r"^codec transform of 8x8 pixels x 4 frames: 8 channels [\d.]+ dB, 16 channels", out, re.MULTILINE)
     assert status == 0 and "x (2), y (2), z (2)" in out and "3 labels" in out, err
     assert "time        as given" in out and out.splitlines()[-1].endswith("--data.fps 5 --data.label place")
 

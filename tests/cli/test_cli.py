@@ -154,8 +154,8 @@ def test_data_check(make_clip, tmp_path, kinema):
     assert rows["frame rates"] == "25 (2), 20 (1)"
     assert rows["sound"] == "44100 Hz (1)"
     assert rows["labels"] == "jump (2), wave (2)" and rows["captions"] == "none"
-    assert re.search(r"^time +9 frames at 20 a second.*20 to 25 frames a second", out, re.MULTILINE)
-    assert f"kinema train --data {tmp_path / 'clips'} --out runs/x --minutes 30" in out
+    assert re.search(r"^time +as given \(kinema would choose 9 frames at 20 a second", out, re.MULTILINE)
+    assert f"kinema train --data {tmp_path / 'clips'} --out runs/x --minutes 30 --data.frames 8" in out
     assert re.search(r"^skipped jump/bad\.mp4: ", out, re.MULTILINE)
 
     config = DataConfig(source=str(tmp_path / "clips"), frames=8, height=16, width=16, fps=20)

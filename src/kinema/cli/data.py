@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from einops import rearrange
 from rich.console import Console
@@ -21,6 +22,7 @@ from rich.table import Table
 from kinema.cli.arguments import flag_value, parse
 from kinema.cli.reading import notes
 from kinema.cli.train import overruled, show
+from kinema.codecs.transform import rate_distortion
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped, scan
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe
@@ -29,6 +31,7 @@ from kinema.runtime.device import detect_runtime
 from kinema.training.choose import choose
 
 SHEET_CLIPS = 8
+SPACES, TIME, CHANNELS, CODED = (4, 8, 16), 4, (8, 16, 32, 64), 8  # of the codec transform; clips and batches of it
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,31 @@ def main(words: Sequence[str]) -> None:
     if choice is None:
         console.print("put FOLDER first, and it is said what kinema train would choose", highlight=False)
         return
+    for line in _codec_lines(source):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print("what kinema train would choose:")
     show(console, overruled(choice.reasons, choice.experiment.data, config))
     given = [f"--data.{f.name.replace('_', '-')}" for f in fields(DataConfig)]
     flags = [part for flag in given if (value := flag_value(words, flag, "")) for part in (flag, value)]
     command = shlex.join(["kinema", "train", "--data", arguments.folder, "--out", "runs/x", "--minutes", "30", *flags])
     console.print(command, markup=False, highlight=False, soft_wrap=True)
+
+
+def _codec_lines(source: FolderSource) -> list[str]:
+    """What the codec transform would keep of the clips, a line for each shape of blocks that fits them."""
+    spec, sizes = (
+        source.spec,
+        [space for space in SPACES if not (source.spec.height % space or source.spec.width % space)],
+    )
+    if spec.frames <= TIME or not sizes:
+        return []
+    batches = [source.batch(step, CODED, seed=0).to(torch.device("cpu")).frames for step in range(CODED)]
+    lines = []
+    for space in sizes:
+        rows = rate_distortion(batches, [(space, TIME)], CHANNELS)
+        kept = ", ".join(f"{row.channels} channels {row.psnr:.1f} dB" for row in rows)
+        lines.append(f"codec transform of {space}x{space} pixels x {TIME} frames: {kept}")
+    return lines
 
 
 def _probe(clip: Clip) -> ClipInfo | None:
