@@ -91,10 +91,8 @@ def main(words: Sequence[str]) -> None:
 
 def _codec_lines(source: FolderSource) -> list[str]:
     """What the codec transform would keep of the clips, a line for each shape of blocks that fits them."""
-    spec, sizes = (
-        source.spec,
-        [space for space in SPACES if not (source.spec.height % space or source.spec.width % space)],
-    )
+    spec = source.spec
+    sizes = [space for space in SPACES if not (spec.height % space or spec.width % space)]
     if spec.frames <= TIME or not sizes:
         return []
     batches = [source.batch(step, CODED, seed=0).to(torch.device("cpu")).frames for step in range(CODED)]
