@@ -37,6 +37,19 @@ def test_a_plan_counts_weights_steps_disk_and_the_codec(tmp_path: Path) -> None:
     assert found.disk == pytest.approx(on_disk, rel=0.4)  # small weights: much of it is JSON
 
 
+def test_the_steps_that_are_timed_have_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    advance = Trainer.advance
+
+    def noted(trainer: Trainer) -> None:
+        trainer.family.generator.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        advance(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", noted)
+    make_plan(experiment(batch=16), WORLD, CPU)
+    assert set(sizes) == {2, 4, 8, 16} and set(sizes[-3:]) == {16}
+
+
 def test_steps_of_minutes_follow_the_time_of_a_step() -> None:
     found = make_plan(experiment(steps=None, minutes=1.0), WORLD, CPU)
     assert found.steps == int(60 / found.seconds)

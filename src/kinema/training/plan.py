@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
 
@@ -53,7 +54,9 @@ def make_plan(experiment: Experiment, source: Source, runtime: Runtime) -> Plan:
         feed = _Encoded(source, codec, runtime) if experiment.data.cache_latents and codec is not None else source
         _check_memory(trainer, feed)
         trainer.feed = feed
-        seconds = min(_seconds(trainer) for _ in range(STEPS))
+        for _ in range(2):  # one batch was loaded before, and the next is the first of its size
+            trainer.advance()
+        seconds = median(_seconds(trainer) for _ in range(STEPS))
         return Plan(
             weights=sum(p.numel() for turn in trainer.turns for p in turn.parameters),
             seconds=seconds,
