@@ -62,6 +62,7 @@ MASKED = TOKENS | {"mode": "masked", "sampling": TokenTransformerSampling(steps=
 LEVELS = (4, 5, 3)
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "penalty_decay_steps": 2, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
+FRAMES = {"codec": "transform", "codec_options": {"time": 1, "channels": 6}}
 
 INSTANCES: dict[str, Instance] = {
     "latent-dit": Instance("latent-dit", DIT | {"patch": (2, 4), "parameterisation": "data"}),
@@ -78,17 +79,25 @@ INSTANCES: dict[str, Instance] = {
         DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "local_conv": True},
         frames=9,
     ),
+    "latent-dit-hourglass-labels": Instance(
+        "latent-dit",
+        DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "inner": 24, "depth": 3},
+        labels=True,
+        frames=9,
+    ),
     "mocogan-paper": Instance("mocogan", MOCOGAN),
     "mocogan-paper-labels": Instance("mocogan", MOCOGAN, labels=True),
     "mocogan-paper-found-categories": Instance("mocogan", MOCOGAN | {"categories": 3}),
     "mocogan-modern": Instance("mocogan", MOCOGAN | MODERN),
     "mocogan-modern-labels": Instance("mocogan", MOCOGAN | MODERN, labels=True),
+    "mocogan-latents-labels": Instance("mocogan", MOCOGAN | MODERN | FRAMES, labels=True),
     "mocogan-path-alone": Instance("mocogan", MOCOGAN | {"category": "path", "ndf_image": 0}, labels=True),
     "svg-lp": Instance("svg-lp", SVG, steps=32),  # begins with small weights
     "svg-lp-deterministic": Instance("svg-lp", SVG | {"latent": 0, "pixel": "l1", "gradient": 1.0}),
     "tgan-paper": Instance("tgan", TGAN),
     "tgan-paper-labels": Instance("tgan", TGAN, labels=True),
     "tgan-modern-labels": Instance("tgan", TGAN | PENALISED | {"clip_every": 0}, labels=True),
+    "tgan-latents-labels": Instance("tgan", TGAN | PENALISED | FRAMES | {"clip_every": 0}, labels=True),
     "token-transformer": Instance("token-transformer", TOKENS, frames=9, levels=LEVELS),
     "token-transformer-labels": Instance("token-transformer", TOKENS, labels=True, frames=9, levels=LEVELS),
     "token-transformer-text": Instance("token-transformer", TOKENS | {"text": 12}, frames=9, levels=LEVELS),
@@ -96,6 +105,7 @@ INSTANCES: dict[str, Instance] = {
     "token-transformer-masked-labels": Instance("token-transformer", MASKED, labels=True, frames=9, levels=LEVELS),
     "vgan-paper": Instance("vgan", VGAN),
     "vgan-modern": Instance("vgan", VGAN | PENALISED),
+    "vgan-latents": Instance("vgan", VGAN | PENALISED | FRAMES),
     "video-vae": Instance("video-vae", VAE | {"time": 1}),
     "video-vae-groups-critic": Instance("video-vae", VAE | {"adversarial": 0.1, "ndf": 2}, frames=9),
     "video-vae-tokens": Instance("video-vae", VAE | {"levels": (4, 5, 3)}, frames=9),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from kinema.codecs.video_vae import VideoVAEConfig
 from kinema.data.clips import DataConfig
@@ -22,7 +23,8 @@ __all__ = ["PRESETS", "preset"]
 def latent_dit_cpu() -> Experiment:
     """For a laptop: 17 frames of 64x64 as 5x16x16 latents of a transform that is fitted to the clips."""
     train = replace(_denoising(), batch=16, optimizer="muon", lr=2e-3, cooldown=0.4)
-    return Experiment(LatentDiTConfig(codec="transform", patch=(1, 2), local_conv=True), DataConfig(frames=17), train)
+    family = LatentDiTConfig(codec="transform", patch=(1, 2), inner=384, local_conv=True)
+    return Experiment(family, DataConfig(frames=17), train)
 
 
 def latent_dit_pixels() -> Experiment:
@@ -69,8 +71,9 @@ def mocogan_paper() -> Experiment:
 
 
 def mocogan_cpu() -> Experiment:
-    """For a laptop and tens to thousands of clips: fewer channels, augmentation and a moving average."""
-    return Experiment(_small_data(ngf=32, ndf=16), DataConfig(), TrainConfig(batch=16, ema_decay=0.998))
+    """For a laptop and tens to thousands of clips: in latents of a transform, relativistic loss with R1 and R2."""
+    family = MoCoGANConfig(ngf=32, ndf=16, ndf_image=32, noise=0.0, **_adversarial())
+    return Experiment(family, DataConfig(), _adversarial_training())
 
 
 def mocogan_demo() -> Experiment:
@@ -85,6 +88,22 @@ def mocogan_demo() -> Experiment:
 def mocogan_gpu() -> Experiment:
     """The preset cpu for one GPU: the authors' channels, four times the clips a step."""
     return Experiment(_small_data(ngf=64, ndf=64), DataConfig(), TrainConfig(batch=64, ema_decay=0.999))
+
+
+def _adversarial() -> dict[str, Any]:
+    """The settings of the families with critics for a laptop."""
+    return {
+        "codec": "transform",
+        "codec_options": {"time": 1},
+        "norm": "none",
+        "loss": "relativistic",
+        "penalty": 0.3,
+        "augment": True,
+    }
+
+
+def _adversarial_training() -> TrainConfig:
+    return TrainConfig(batch=8, lr=5e-4, betas=(0.0, 0.99), cooldown=0.3, ema_decay=0.998)
 
 
 def _small_data(ngf: int, ndf: int) -> MoCoGANConfig:

@@ -136,6 +136,21 @@ def test_clips_that_are_no_whole_blocks_are_refused(spec: ClipSpec, message: str
         TransformConfig().fitted(spec)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "space", "channels"),
+    [(16, 32, 4, 16), (64, 64, 4, 16), (56, 72, 4, 16), (96, 96, 8, 32), (128, 128, 8, 32), (256, 256, 16, 64)],
+)
+def test_blocks_grow_with_the_frames(height: int, width: int, space: int, channels: int) -> None:
+    fitted = TransformConfig().fitted(ClipSpec(17, height, width))
+    assert fitted == TransformConfig(space, 4, channels)
+    assert TransformConfig(16, channels=5).fitted(ClipSpec(17, 64, 64)) == TransformConfig(16, 4, 5)
+
+
+def test_sizes_left_open_are_refused() -> None:
+    with pytest.raises(ValueError, match="left open"):
+        TransformConfig(space=4).build()
+
+
 def test_frames_that_are_no_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="1 frame and then groups of 4"):
         fitted().encode(torch.zeros(1, 3, 3, 16, 16))
@@ -151,7 +166,7 @@ def test_a_run_fits_its_codec_keeps_it_and_loads_it(tmp_path: Path) -> None:
     train(experiment(), tmp_path, source=ShapeMotion(9, 16, 32), runtime=CPU)
     model = load(tmp_path, CPU)
     codec = model.family.codec
-    assert isinstance(codec, Transform) and codec.config == TransformConfig(channels=8)
+    assert isinstance(codec, Transform) and codec.config == TransformConfig(4, channels=8)
     trainer = Trainer(experiment(), ShapeMotion(9, 16, 32), CPU)
     trainer.begin()
     assert trainer.family.codec is not None

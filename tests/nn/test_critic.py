@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from kinema.families.vgan import VGANConfig
 from kinema.nn.critic import Critic, critic_input, critic_of_clips, init_kaiming_
+from kinema.types import ClipSpec
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -48,5 +50,24 @@ def test_weights_keep_the_scale_of_their_input() -> None:
 
 def test_a_critic_of_clips_gets_all_frames() -> None:
     clips = torch.rand(2, 4, 3, 16, 16)
-    assert torch.equal(critic_input(clips, seeded(), False), clips.transpose(1, 2))
-    assert not torch.equal(critic_input(clips, seeded(), True), clips.transpose(1, 2))
+    plain, augmented = (critic_input(clips, seeded(), VGANConfig(augment=on)) for on in (False, True))
+    assert torch.equal(plain, clips.transpose(1, 2))
+    assert not torch.equal(augmented, plain)
+
+
+def test_a_critic_of_latents_has_as_many_layers() -> None:
+    critic = critic_of_clips(16, 2, 8, 32, 64, "none", space=4)
+    assert critic(torch.randn(3, 16, 8, 8, 16), seeded()).shape == (3, 1, 1, 1, 1)
+    assert [convolution.stride[1] for convolution in critic.convolutions] == [1, 1, 2, 2, 1]
+
+
+def test_latents_keep_their_colours() -> None:
+    config = VGANConfig(augment=True, codec_config={"name": "transform"})
+    latents = torch.ones(4, 2, 5, 8, 8)
+    assert set(critic_input(latents, seeded(), config).unique().tolist()) == {0.0, 1.0}  # shifted and cut out only
+
+
+def test_a_codec_of_groups_of_frames_is_refused() -> None:
+    config = VGANConfig(codec="transform").resolve_codec(lambda _: {}, ClipSpec(17, 64, 64))
+    with pytest.raises(ValueError, match="codec-options time 1"):
+        config.fitted(ClipSpec(17, 64, 64))

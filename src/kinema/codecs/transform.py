@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -28,25 +28,27 @@ from kinema.types import ClipSpec
 
 __all__ = ["RateDistortion", "Transform", "TransformConfig", "rate_distortion"]
 
+SMALLEST, MOST_BLOCKS = 4, 400  # side of a block in pixels, and blocks of a frame, where they are chosen
 BLOCKS = 1024  # that are taken of a batch of clips
 LEAST_DEVIATION = 1e-4  # of a channel, where pixels are in [-1, 1]: clips may have fewer colours than channels
 
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """The defaults are for clips of 64x64: 17 frames are 5x16x16 latents of 16 channels."""
+    """By default blocks grow with the frames: 17 frames of 64x64 are 5x16x16 latents of 16 channels, 17 of 128x128
+    are 5x16x16 latents of 32 channels. At its own size a frame then looks about as good."""
 
-    space: int = 4
-    """Pixels of a block's side."""
+    space: int = 0
+    """Pixels of a block's side; 0: 4, 8, 16 or more, so that a frame has at most 400 blocks."""
     time: int = 4
     """Frames of a block."""
-    channels: int = 16
-    """Values that are kept of a block."""
+    channels: int = 0
+    """Values that are kept of a block; 0: four for each pixel of its side."""
 
     def __post_init__(self) -> None:
-        if min(self.space, self.time, self.channels) < 1:
-            raise ValueError("transform: space, time and channels must be at least 1")
-        if self.channels > (most := 3 * self.space**2):
+        if self.time < 1 or min(self.space, self.channels) < 0:
+            raise ValueError("transform: time must be at least 1, space and channels at least 0")
+        if self.space and self.channels > (most := 3 * self.space**2):
             raise ValueError(
                 f"transform: a frame's block of {self.space}x{self.space} pixels has {most} values, so channels must "
                 f"be at most {most}, not {self.channels}"
@@ -63,7 +65,12 @@ class TransformConfig:
         return ()
 
     def fitted(self, spec: ClipSpec) -> TransformConfig:
-        """The same configuration; raises ValueError unless the clips are whole blocks."""
+        """The configuration with sizes for these clips; raises ValueError unless they are whole blocks."""
+        if not self.space or not self.channels:
+            space = self.space or SMALLEST
+            while not self.space and spec.height * spec.width > MOST_BLOCKS * space**2:
+                space *= 2
+            return replace(self, space=space, channels=self.channels or 4 * space).fitted(spec)
         if remainder := (spec.frames - 1) % self.time:
             raise ValueError(
                 f"transform: a clip is 1 frame and then groups of {self.time}, so {spec.frames} frames cannot be "
@@ -81,7 +88,9 @@ class TransformConfig:
         return self
 
     def build(self) -> Transform:
-        """The codec before it is fitted."""
+        """The codec before it is calibrated; raises ValueError if sizes are left open."""
+        if not self.space or not self.channels:
+            raise ValueError("transform: space and channels are left open: complete them with fitted(spec)")
         return Transform(self)
 
 

@@ -21,10 +21,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kinema.conditions.labels import choose_labels
-from kinema.family import Family, Turn
+from kinema.family import LatentFamily, Turn
 from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
-from kinema.nn.augment import augment
 from kinema.nn.critic import AdversarialConfig, Critic, critic_input, init_kaiming_
+from kinema.nn.upconvolution import space_strides
 from kinema.types import Batch, ClipSpec, Conditions, Progress, Seeds, TrainStep, no_progress
 
 __all__ = ["MoCoGAN", "MoCoGANConfig"]
@@ -98,12 +98,12 @@ class Generator(nn.Module):
         inputs = config.content + categories * (not self.on_path) + config.motion
         widths = [config.ngf * m for m in (8, 4, 2, 1)]
         layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], (height // 16, width // 16), bias=False)]
-        for i, o in pairwise([*widths, 3]):
+        for (i, o), stride in zip(pairwise([*widths, config.latents[1]]), space_strides(config.space), strict=True):
             layers += [nn.BatchNorm2d(i), nn.ReLU(inplace=True)]
             if config.coordinates:
                 layers.append(Coordinates())
-            layers.append(nn.ConvTranspose2d(i + 2 * config.coordinates, o, 4, 2, 1, bias=False))
-        self.draw = nn.Sequential(*layers, nn.Tanh())
+            layers.append(nn.ConvTranspose2d(i + 2 * config.coordinates, o, 2 + stride, stride, 1, bias=False))
+        self.draw = nn.Sequential(*layers, *([nn.Tanh()] if config.of_pixels else []))
 
     def walk(
         self, category: Int64[Tensor, " B"], noise: Float[Tensor, "B T M"], start: Float[Tensor, "B M"]
@@ -122,15 +122,15 @@ class Generator(nn.Module):
         noise: Float[Tensor, "B T M"],
         start: Float[Tensor, "B M"],
         frames: Int64[Tensor, "B t"],
-    ) -> Float[Tensor, "B t 3 H W"]:
-        """The frames with the indices `frames`, of clips of T frames, in [-1, 1]."""
+    ) -> Float[Tensor, "B t C h w"]:
+        """The frames with the indices `frames`, of clips of T frames: pixels in [-1, 1], or latents of a codec."""
         motion, _ = self.walk(category, noise, start)
         return self.render(content, category, _take(motion, frames))
 
     def render(
         self, content: Float[Tensor, "B C"], category: Int64[Tensor, " B"], motion: Float[Tensor, "B T M"]
-    ) -> Float[Tensor, "B T 3 H W"]:
-        """The frames of these codes, in [-1, 1]; `category` is ignored if there are no categories."""
+    ) -> Float[Tensor, "B T C h w"]:
+        """The frames of these codes; `category` is ignored if there are no categories."""
         still = content if self.on_path else torch.cat([content, self._one_hot(category, content)], 1)
         codes = torch.cat([repeat(still, "b c -> b t c", t=motion.shape[1]), motion], 2)
         frames = self.draw(rearrange(codes, "b t c -> (b t) c 1 1"))
@@ -142,28 +142,29 @@ class Generator(nn.Module):
 
 
 def image_critic(config: MoCoGANConfig) -> Critic:
-    """The critic D_I of single frames [B, 3, H, W]: a logit for each patch [B, 1, h, w]."""
+    """The critic D_I of single frames [B, C, h, w]: a logit for each patch of them."""
     batch = config.norm == "batch"
-    widths = [3, *(config.ndf_image * m for m in (1, 2, 4))]
-    convolutions = [nn.Conv2d(i, o, 4, 2, 1, bias=not batch) for i, o in zip(widths, [*widths[1:], 1], strict=True)]
+    widths, strides = [config.latents[1], *(config.ndf_image * m for m in (1, 2, 4)), 1], space_strides(config.space)
+    layers = zip(pairwise(widths), reversed(strides), strict=True)
+    convolutions = [nn.Conv2d(i, o, 2 + stride, stride, 1, bias=not batch) for (i, o), stride in layers]
     return Critic(convolutions, config.norm, config.noise)
 
 
 def video_critic(config: MoCoGANConfig, categories: int, frames: int, height: int, width: int) -> Critic:
-    """The critic D_V of clips [B, 3, T, H, W]: logits [B, 1 + categories, t, h, w], the first channel adversarial."""
+    """The critic D_V of clips [B, C, T, h, w]: their logits, of which the first channel is adversarial."""
     batch = config.norm == "batch"
-    widths = [3, *(config.ndf * m for m in (1, 2, 4, 8))]
+    widths = [config.latents[1], *(config.ndf * m for m in (1, 2, 4, 8))]
     convolutions: list[nn.Conv2d | nn.Conv3d] = []
-    for i, o in pairwise(widths):
-        kernel = min(4, frames)
-        frames -= kernel - 1
-        convolutions.append(nn.Conv3d(i, o, (kernel, 4, 4), (1, 2, 2), (0, 1, 1), bias=not batch))
+    for (i, o), stride in zip(pairwise(widths), reversed(space_strides(config.space)), strict=True):
+        kernel = (min(4, frames), 2 + stride, 2 + stride)
+        frames -= kernel[0] - 1
+        convolutions.append(nn.Conv3d(i, o, kernel, (1, stride, stride), (0, 1, 1), bias=not batch))
     kernel = (min(4, frames), min(4, height // 16), min(4, width // 16))
     convolutions.append(nn.Conv3d(widths[-1], 1 + categories, kernel, bias=not batch))
     return Critic(convolutions, config.norm, config.noise)
 
 
-class MoCoGAN(Family):
+class MoCoGAN(LatentFamily):
     """Motion and content decomposed GAN; conditioned on the label if it was trained with labels."""
 
     accepts = frozenset({"label"})
@@ -173,7 +174,7 @@ class MoCoGAN(Family):
     image_critic: Critic | None
 
     def __init__(self, config: MoCoGANConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         frames, height, width = config.critic_sizes()
         (categories,) = config.required("categories")
         self.config = config
@@ -193,14 +194,15 @@ class MoCoGAN(Family):
             return turns
         return (Turn("image_critic", self.image_critic, self._image_critic_loss), *turns)
 
-    def _sample(self, batch: Batch, generator: torch.Generator, frames: int) -> tuple[Tensor, Tensor]:
-        """Generated clips [B, frames, 3, H, W] and their categories [B]: the labels of `batch`, or random ones.
+    def _sample(
+        self, real: Tensor, category: Tensor | None, generator: torch.Generator, frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """Generated clips [B, frames, C, h, w], as many as `real`, and their categories [B], random ones for None.
 
-        The frames are consecutive, from a random start in a path as long as the batch's clips.
+        The frames are consecutive, from a random start in a path as long as the real clips.
         """
-        (size, length), device = batch.frames.shape[:2], batch.frames.device
+        (size, length), device = real.shape[:2], real.device
         draw = partial(torch.randn, generator=generator, device=device)
-        category = batch.conditions.label
         if category is None:
             category = torch.randint(max(1, self.generator.categories), (size,), generator=generator, device=device)
         noise, start = draw(size, length, self.generator.motion), draw(size, self.generator.motion)
@@ -209,55 +211,55 @@ class MoCoGAN(Family):
         return self.generator(content, category, noise, start, window), category
 
     def _image_critic_input(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """The input of D_I: a random frame of each clip [B, 3, H, W] (S_1 of section 3.2)."""
+        """The input of D_I: a random frame of each clip [B, C, h, w] (S_1 of section 3.2)."""
         frames = _take(clips, _random_window(len(clips), clips.shape[1], 1, generator))
-        return (augment(frames, generator) if self.config.augment else frames)[:, 0]
+        return critic_input(frames, generator, self.config)[:, :, 0]
 
     def _video_critic_input(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """The input of D_V: complete clips [B, 3, T, H, W]."""
-        return critic_input(clips, generator, self.config.augment)
+        """The input of D_V: complete clips [B, C, T, h, w]."""
+        return critic_input(clips, generator, self.config)
 
     def _image_critic_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = step.generator
+        generator, clips = step.generator, self.latents_of(batch)
         with torch.no_grad():
-            images, _ = self._sample(batch, generator, frames=1)
-        real, fake = self._image_critic_input(batch.frames, generator), self._image_critic_input(images, generator)
+            images, _ = self._sample(clips, batch.conditions.label, generator, frames=1)
+        real, fake = self._image_critic_input(clips, generator), self._image_critic_input(images, generator)
         assert self.image_critic is not None  # or there is no such turn
         critic = partial(self.image_critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
         return loss + self.penalty(critic, real, fake, step.index), {"image_critic": loss}
 
     def _video_critic_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = step.generator
+        generator, clips, label = step.generator, self.latents_of(batch), batch.conditions.label
         with torch.no_grad():
-            clips, category = self._sample(batch, generator, batch.frames.shape[1])
-        real, fake = self._video_critic_input(batch.frames, generator), self._video_critic_input(clips, generator)
+            generated, category = self._sample(clips, label, generator, clips.shape[1])
+        real, fake = self._video_critic_input(clips, generator), self._video_critic_input(generated, generator)
         critic = partial(self.video_critic, generator=generator)
         on_real, on_fake = critic(real), critic(fake)
         loss = critic_loss(self.config.loss, on_real[:, 0], on_fake[:, 0])
         scalars = {"video_critic": loss}
-        total = loss + self.penalty(lambda x: critic(x)[:, 0], real, fake, step.index, batch.frames.shape[1])
+        total = loss + self.penalty(lambda x: critic(x)[:, 0], real, fake, step.index, clips.shape[1])
         if self.generator.categories:  # learned from real clips if they are labelled, else from generated ones
-            scalars["categories"] = _category_loss(on_fake if batch.conditions.label is None else on_real, category)
+            scalars["categories"] = _category_loss(on_fake if label is None else on_real, category)
             total = total + scalars["categories"]
         return total, scalars
 
     def _generator_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = step.generator
+        generator, clips, label = step.generator, self.latents_of(batch), batch.conditions.label
 
         def adversarial(critic: Critic, prepare: CriticInput, fake: Tensor) -> tuple[Tensor, Tensor]:
             on_fake = critic(prepare(fake, generator), generator)
             loss = generator_loss(
-                self.config.loss, on_fake[:, 0], lambda: critic(prepare(batch.frames, generator), generator)[:, 0]
+                self.config.loss, on_fake[:, 0], lambda: critic(prepare(clips, generator), generator)[:, 0]
             )
             return loss, on_fake
 
         scalars = {}
         if self.image_critic is not None:
-            images, _ = self._sample(batch, generator, frames=1)
+            images, _ = self._sample(clips, label, generator, frames=1)
             scalars["generator_image"], _ = adversarial(self.image_critic, self._image_critic_input, images)
-        clips, category = self._sample(batch, generator, batch.frames.shape[1])
-        scalars["generator_video"], on_fake = adversarial(self.video_critic, self._video_critic_input, clips)
+        generated, category = self._sample(clips, label, generator, clips.shape[1])
+        scalars["generator_video"], on_fake = adversarial(self.video_critic, self._video_critic_input, generated)
         total = torch.stack(list(scalars.values())).sum()
         if self.generator.categories:
             scalars["information"] = _category_loss(on_fake, category)
@@ -269,6 +271,13 @@ class MoCoGAN(Family):
     ) -> Iterator[Float[Tensor, "B t 3 H W"]]:
         """Yield the frames in chunks; a category that is not given is drawn from the stream "motion"."""
         self.check_conditions(conditions)
+        chunks = self._generate(conditions, frames, seeds, progress)
+        yield from chunks if self.codec is None else self.codec.decode_chunks(chunks, frames)
+
+    def _generate(
+        self, conditions: Conditions, frames: int, seeds: Seeds, progress: Progress
+    ) -> Iterator[Float[Tensor, "B t C h w"]]:
+        """Yield pixels, or latents with a codec."""
         device = next(self.generator.parameters()).device
         category = choose_labels(conditions, self.generator.categories, seeds, "motion", device)
         content = seeds.stream("content").normal(self.generator.content, device=device)

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from kinema.conditions.known import known_pixels
 from kinema.conditions.labels import choose_labels
-from kinema.family import Family, Turn
+from kinema.family import LatentFamily, Turn
 from kinema.nn.adversarial import AdversarialLoss, Penalty, critic_loss, generator_loss
 from kinema.nn.critic import AdversarialConfig, critic_input, critic_of_clips, init_kaiming_
-from kinema.nn.upconvolution import time_strides, with_batch_norm
+from kinema.nn.upconvolution import space_strides, time_strides, with_batch_norm
 from kinema.types import Batch, ClipSpec, Conditions, Progress, Seeds, TrainStep, no_progress
 
 __all__ = ["TGAN", "TGANConfig", "bound_slope_", "clip_singular_values_"]
@@ -105,11 +105,15 @@ class Generator(nn.Module):
 
         self.of_clip, self.of_frame = head(inputs), head(config.path)
         channels = [config.ngf * m for m in (16, 8, 4, 2, 1)]
-        larger = [nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False) for i, o in pairwise(channels)]
-        self.image = nn.Sequential(*with_batch_norm(larger), nn.Conv2d(config.ngf, 3, 3, padding=1), nn.Tanh())
+        larger = [
+            nn.ConvTranspose2d(i, o, 2 + stride, stride, 1, bias=False)
+            for (i, o), stride in zip(pairwise(channels), space_strides(config.space), strict=True)
+        ]
+        last = [nn.Conv2d(config.ngf, config.latents[1], 3, padding=1), *([nn.Tanh()] if config.of_pixels else [])]
+        self.image = nn.Sequential(*with_batch_norm(larger), *last)
 
-    def forward(self, z0: Float[Tensor, "B D"], label: Int64[Tensor, " B"]) -> Float[Tensor, "B T 3 H W"]:
-        """The clips of these codes, in [-1, 1]; `label` is ignored if there are no classes."""
+    def forward(self, z0: Float[Tensor, "B D"], label: Int64[Tensor, " B"]) -> Float[Tensor, "B T C h w"]:
+        """The clips of these codes, pixels in [-1, 1] or latents; `label` is ignored if there are no classes."""
         return self.render(z0, label, self.walk(z0, label))
 
     def walk(self, z0: Float[Tensor, "B D"], label: Int64[Tensor, " B"]) -> Float[Tensor, "B T P"]:
@@ -118,7 +122,7 @@ class Generator(nn.Module):
 
     def render(
         self, z0: Float[Tensor, "B D"], label: Int64[Tensor, " B"], z1: Float[Tensor, "B T P"]
-    ) -> Float[Tensor, "B T 3 H W"]:
+    ) -> Float[Tensor, "B T C h w"]:
         """The frames of a path: G1."""
         of_clip = repeat(self.of_clip(self._code(z0, label)), "b c h w -> (b t) c h w", t=z1.shape[1])
         of_frame = self.of_frame(rearrange(z1, "b t p -> (b t) p"))
@@ -130,7 +134,7 @@ class Generator(nn.Module):
         return torch.cat([z0, F.one_hot(label, self.categories).to(z0)], 1) if self.categories else z0
 
 
-class TGAN(Family):
+class TGAN(LatentFamily):
     """Temporal generative adversarial nets; conditioned on the label if it was trained with labels."""
 
     accepts = frozenset({"label", "known", "mask"})
@@ -139,13 +143,14 @@ class TGAN(Family):
     generator: Generator
 
     def __init__(self, config: TGANConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         frames, height, width = config.critic_sizes()
         (categories,) = config.required("categories")
         self.config = config
         self.max_frames = frames
         self.generator = Generator(config, categories, frames, height, width)
-        self.critic = critic_of_clips(3 + categories, config.ndf, frames, height, width, config.norm)
+        channels = config.latents[1] + categories
+        self.critic = critic_of_clips(channels, config.ndf, frames, height, width, config.norm, config.space)
         init_kaiming_(self.critic)
         self.penalty = Penalty(config.penalty, config.penalty_decay_steps)
 
@@ -160,21 +165,19 @@ class TGAN(Family):
         if self.config.clip_every and (step + 1) % self.config.clip_every == 0:
             bound_slope_(self.critic)
 
-    def _sample(self, batch: Batch, label: Tensor, generator: torch.Generator) -> Tensor:
-        """Generated clips, as many as in `batch`, from z0 uniform in [-1, 1]."""
-        shape, device = (len(batch.frames), self.generator.latent), batch.frames.device
-        if len(batch.frames) < 2:
+    def _sample(self, label: Tensor, generator: torch.Generator) -> Tensor:
+        """A generated clip for each label, from z0 uniform in [-1, 1]."""
+        if len(label) < 2:
             raise ValueError("tgan: batch normalisation of the codes needs 2 clips or more: raise --train.batch")
-        return self.generator(torch.rand(shape, generator=generator, device=device) * 2 - 1, label)
+        z0 = torch.rand(len(label), self.generator.latent, generator=generator, device=label.device) * 2 - 1
+        return self.generator(z0, label)
 
-    def _label(self, batch: Batch) -> Int64[Tensor, " B"]:
-        zeros = torch.zeros(len(batch.frames), dtype=torch.int64, device=batch.frames.device)
-        return zeros if batch.conditions.label is None else batch.conditions.label
+    def _clips_and_label(self, batch: Batch) -> tuple[Tensor, Int64[Tensor, " B"]]:
+        """The clips, pixels or latents, and their labels, zeros without any."""
+        clips, label = self.latents_of(batch), batch.conditions.label
+        return clips, torch.zeros(len(clips), dtype=torch.int64, device=clips.device) if label is None else label
 
-    def _critic_input(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        return critic_input(clips, generator, self.config.augment)
-
-    def _logits(self, clips: Float[Tensor, "B 3 T H W"], label: Tensor, generator: torch.Generator) -> Tensor:
+    def _logits(self, clips: Float[Tensor, "B C T h w"], label: Tensor, generator: torch.Generator) -> Tensor:
         """The critic's logits; the class is a channel of ones among zeros (the paper's conditional TGAN)."""
         if self.generator.categories:
             classes = F.one_hot(label[: len(clips)], self.generator.categories).to(clips)
@@ -183,25 +186,24 @@ class TGAN(Family):
         return self.critic(clips, generator)
 
     def _critic_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        label, generator = self._label(batch), step.generator
+        (clips, label), generator = self._clips_and_label(batch), step.generator
         with torch.no_grad():
-            clips = self._sample(batch, label, generator)
-        real, fake = self._critic_input(batch.frames, generator), self._critic_input(clips, generator)
+            generated = self._sample(label, generator)
+        real, fake = (critic_input(x, generator, self.config) for x in (clips, generated))
 
         def logits(clips: Tensor) -> Tensor:
             return self._logits(clips, label, generator)
 
         loss = critic_loss(self.config.loss, logits(real), logits(fake))
-        return loss + self.penalty(logits, real, fake, step.index, batch.frames.shape[1]), {"critic": loss}
+        return loss + self.penalty(logits, real, fake, step.index, clips.shape[1]), {"critic": loss}
 
     def _generator_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        label, generator = self._label(batch), step.generator
+        (clips, label), generator = self._clips_and_label(batch), step.generator
 
         def logits(clips: Tensor) -> Tensor:
-            return self._logits(self._critic_input(clips, generator), label, generator)
+            return self._logits(critic_input(clips, generator, self.config), label, generator)
 
-        on_fake = logits(self._sample(batch, label, generator))
-        loss = generator_loss(self.config.loss, on_fake, lambda: logits(batch.frames))
+        loss = generator_loss(self.config.loss, logits(self._sample(label, generator)), lambda: logits(clips))
         return loss, {"generator": loss}
 
     def generate(
@@ -224,7 +226,12 @@ class TGAN(Family):
             z0, z1 = self._search(z0, label, known.to(device), mask.to(device), progress)
         else:
             z1 = self.generator.walk(z0, label)
-        yield self.generator.render(z0, label, z1[:, :frames])
+        yield self._render(z0, label, z1[:, :frames])
+
+    def _render(self, z0: Tensor, label: Tensor, z1: Tensor) -> Float[Tensor, "B t 3 H W"]:
+        """The pixels of the frames of a path."""
+        clips = self.generator.render(z0, label, z1)
+        return clips if self.codec is None else self.codec.decode(clips)[0]
 
     def _search(
         self,
@@ -260,7 +267,7 @@ class TGAN(Family):
             optimizer = torch.optim.Adam([z0, offset], self.config.search_lr)
             for step in range(steps):
                 optimized = [z0] if 2 * step < steps else [z0, offset]
-                frames = self.generator.render(z0, label, path()[:, rendered]).float()
+                frames = self._render(z0, label, path()[:, rendered]).float()
                 error = (frames - known).where(mask, 0).square().sum((1, 2, 3, 4))  # [B]
                 error = error / mask.sum((1, 2, 3, 4)).clamp(
                     min=1

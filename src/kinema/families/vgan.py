@@ -16,10 +16,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kinema.family import Family, Turn
+from kinema.family import LatentFamily, Turn
 from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
 from kinema.nn.critic import AdversarialConfig, critic_input, critic_of_clips, init_kaiming_
-from kinema.nn.upconvolution import time_strides, with_batch_norm
+from kinema.nn.upconvolution import LAYERS, space_strides, time_strides, with_batch_norm
 from kinema.types import Batch, Conditions, Progress, Seeds, TrainStep, no_progress
 
 __all__ = ["VGAN", "VGANConfig"]
@@ -50,12 +50,12 @@ class VGANConfig(AdversarialConfig):
 class Layers:
     """The outputs of the two streams."""
 
-    foreground: Float[Tensor, "B T 3 H W"]  # in [-1, 1]
-    mask: Float[Tensor, "B T 1 H W"]  # opacity of the foreground, in [0, 1]
-    background: Float[Tensor, "B 1 3 H W"]  # in [-1, 1], the same in all frames
+    foreground: Float[Tensor, "B T C h w"]  # pixels in [-1, 1], or latents
+    mask: Float[Tensor, "B T 1 h w"]  # opacity of the foreground, in [0, 1]
+    background: Float[Tensor, "B 1 C h w"]  # the same in all frames
 
-    def composed(self) -> Float[Tensor, "B T 3 H W"]:
-        """The clips, in [-1, 1] (section 3.1)."""
+    def composed(self) -> Float[Tensor, "B T C h w"]:
+        """The clips (section 3.1); latents of a linear codec are composed as pixels are."""
         return self.mask * self.foreground + (1 - self.mask) * self.background
 
 
@@ -65,36 +65,43 @@ class Generator(nn.Module):
     def __init__(self, config: VGANConfig, frames: int, height: int, width: int) -> None:
         super().__init__()
         self.latent = config.latent
-        first, strides = time_strides(frames)
-        base = (height // 16, width // 16)
+        first, in_time = time_strides(frames)
+        in_space, base, channels = space_strides(config.space), (height // 16, width // 16), config.latents[1]
         widths = [config.ngf * m for m in (8, 4, 2, 1)]
-        pairs = list(pairwise(widths))
+
+        def larger(i: int, o: int, layer: int, bias: bool = False) -> nn.ConvTranspose3d:
+            strides = in_time[layer], in_space[layer], in_space[layer]
+            return nn.ConvTranspose3d(i, o, [2 + stride for stride in strides], strides, 1, bias=bias)
+
+        def larger_frame(i: int, o: int, layer: int, bias: bool = False) -> nn.ConvTranspose2d:
+            return nn.ConvTranspose2d(i, o, 2 + in_space[layer], in_space[layer], 1, bias=bias)
+
         moving = [
             nn.ConvTranspose3d(config.latent, widths[0], (first, *base), bias=False),
-            *(
-                nn.ConvTranspose3d(i, o, (2 + stride, 4, 4), (stride, 2, 2), 1, bias=False)
-                for (i, o), stride in zip(pairs, strides, strict=False)
-            ),
+            *(larger(i, o, layer) for layer, (i, o) in enumerate(pairwise(widths))),
         ]
         still = [
             nn.ConvTranspose2d(config.latent, widths[0], base, bias=False),
-            *(nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False) for i, o in pairs),
+            *(larger_frame(i, o, layer) for layer, (i, o) in enumerate(pairwise(widths))),
         ]
-        # foreground and mask share all but the last layer, so that one layer with 4 channels does for both
-        colours_and_mask = nn.ConvTranspose3d(widths[-1], 4, (2 + strides[-1], 4, 4), (strides[-1], 2, 2), 1)
-        self.moving = nn.Sequential(*with_batch_norm(moving), colours_and_mask)
-        self.still = nn.Sequential(*with_batch_norm(still), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1), nn.Tanh())
+        # foreground and mask share all but the last layer, so that one layer with one more channel does for both
+        self.channels, last = channels, LAYERS - 1
+        self.moving = nn.Sequential(*with_batch_norm(moving), larger(widths[-1], channels + 1, last, bias=True))
+        self.still = nn.Sequential(*with_batch_norm(still), larger_frame(widths[-1], channels, last, bias=True))
+        self.bounded = config.of_pixels
 
     def forward(self, latent: Float[Tensor, "B D"]) -> Layers:
         """The layers of one clip for each code, in float32: bfloat16 would round them out of range."""
         moving = rearrange(self.moving(rearrange(latent, "b d -> b d 1 1 1")), "b c t h w -> b t c h w")
         # contiguous: elementwise operations on slices of channels-last memory take twice as long
-        colours, mask = (part.contiguous().float() for part in moving.split([3, 1], 2))
-        background = self.still(rearrange(latent, "b d -> b d 1 1")).float()
-        return Layers(colours.tanh(), mask.sigmoid(), rearrange(background, "b c h w -> b 1 c h w"))
+        foreground, mask = (part.contiguous().float() for part in moving.split([self.channels, 1], 2))
+        background = rearrange(self.still(rearrange(latent, "b d -> b d 1 1")).float(), "b c h w -> b 1 c h w")
+        if self.bounded:
+            foreground, background = foreground.tanh(), background.tanh()
+        return Layers(foreground, mask.sigmoid(), background)
 
 
-class VGAN(Family):
+class VGAN(LatentFamily):
     """Generative adversarial network with a moving foreground and a still background; it takes no conditions."""
 
     accepts = frozenset()
@@ -103,12 +110,13 @@ class VGAN(Family):
     generator: Generator
 
     def __init__(self, config: VGANConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         frames, height, width = config.critic_sizes()
         self.config = config
         self.max_frames = frames
         self.generator = Generator(config, frames, height, width)
-        self.critic = critic_of_clips(3, config.ndf, frames, height, width, config.norm)
+        channels = config.latents[1]
+        self.critic = critic_of_clips(channels, config.ndf, frames, height, width, config.norm, config.space)
         init_kaiming_(self.critic)
         self.penalty = Penalty(config.penalty, config.penalty_decay_steps)
 
@@ -119,30 +127,27 @@ class VGAN(Family):
             Turn("generator", self.generator, self._generator_loss),
         )
 
-    def _sample(self, batch: Batch, generator: torch.Generator) -> Layers:
-        """Generated clips, as many as in `batch`."""
-        size, device = len(batch.frames), batch.frames.device
-        return self.generator(torch.randn(size, self.generator.latent, generator=generator, device=device))
-
-    def _critic_input(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        return critic_input(clips, generator, self.config.augment)
+    def _sample(self, real: Tensor, generator: torch.Generator) -> Layers:
+        """Generated clips, as many as real ones."""
+        return self.generator(torch.randn(len(real), self.generator.latent, generator=generator, device=real.device))
 
     def _critic_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = step.generator
+        generator, clips = step.generator, self.latents_of(batch)
         with torch.no_grad():
-            clips = self._sample(batch, generator).composed()
-        real, fake = self._critic_input(batch.frames, generator), self._critic_input(clips, generator)
+            generated = self._sample(clips, generator).composed()
+        real, fake = (critic_input(x, generator, self.config) for x in (clips, generated))
         critic = partial(self.critic, generator=generator)
         loss = critic_loss(self.config.loss, critic(real), critic(fake))
-        return loss + self.penalty(critic, real, fake, step.index, batch.frames.shape[1]), {"critic": loss}
+        return loss + self.penalty(critic, real, fake, step.index, clips.shape[1]), {"critic": loss}
 
     def _generator_loss(self, batch: Batch, step: TrainStep) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = step.generator
-        layers = self._sample(batch, generator)
-        on_fake = self.critic(self._critic_input(layers.composed(), generator), generator)
-        loss = generator_loss(
-            self.config.loss, on_fake, lambda: self.critic(self._critic_input(batch.frames, generator), generator)
-        )
+        generator, clips = step.generator, self.latents_of(batch)
+        layers = self._sample(clips, generator)
+
+        def logits(clips: Tensor) -> Tensor:
+            return self.critic(critic_input(clips, generator, self.config), generator)
+
+        loss = generator_loss(self.config.loss, logits(layers.composed()), lambda: logits(clips))
         mask = layers.mask.mean()  # its L1 norm, by pixel (section 3.1)
         return loss + self.config.sparsity * mask, {"generator": loss, "mask": mask}
 
@@ -153,4 +158,5 @@ class VGAN(Family):
         self.check_conditions(conditions)
         device = next(self.generator.parameters()).device
         latent = seeds.stream("clip").normal(self.generator.latent, device=device)
-        yield self.generator(latent).composed()[:, :frames]
+        clips = self.generator(latent).composed()[:, :frames]
+        yield clips if self.codec is None else self.codec.decode(clips)[0]

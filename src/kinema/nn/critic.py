@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,20 +13,26 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kinema.family import FamilyConfig
+from kinema.family import LatentFamilyConfig
 from kinema.nn.adversarial import AdversarialLoss
 from kinema.nn.augment import augment
 from kinema.nn.noise import fast_normal
-from kinema.nn.upconvolution import NORMS, time_strides
+from kinema.nn.upconvolution import NORMS, space_strides, time_strides
+from kinema.types import ClipSpec
 
 __all__ = ["AdversarialConfig", "Critic", "CriticNorm", "critic_input", "critic_of_clips", "init_kaiming_"]
 
 CriticNorm = Literal["batch", "none"]
+Config = TypeVar("Config", bound="AdversarialConfig")
 
 
 @dataclass(frozen=True)
-class AdversarialConfig(FamilyConfig):
-    """The settings that families with critics share."""
+class AdversarialConfig(LatentFamilyConfig):
+    """The settings that families with critics share.
+
+    With the codec transform the generator makes its latents, and the critics see these: its basis is the generator's
+    last layer and the critics' first one. A step takes a third of the time, and details are there from the beginning.
+    """
 
     ndf: int = 64
     """Channels of the critic of clips after its input layer."""
@@ -45,12 +51,33 @@ class AdversarialConfig(FamilyConfig):
         if self.ndf < 1 or min(self.penalty, self.penalty_decay_steps) < 0:
             raise ValueError("ndf must be at least 1, penalty and penalty_decay_steps must not be negative")
 
+    def fitted(self: Config, spec: ClipSpec) -> Config:
+        """The configuration for clips of these sizes; raises ValueError if its codec does not code frame by frame."""
+        codec = self.codec_settings
+        if codec is not None and (codec.time != 1 or codec.levels):
+            raise ValueError(
+                f"the codec of a GAN codes each frame alone, into continuous latents, and that of {self.codec} does "
+                "not: --family.codec transform --family.codec-options time 1"
+            )
+        return super().fitted(spec)
+
     def critic_sizes(self) -> list[int]:
-        """T, H and W of the clips; raises ValueError unless both sides are multiples of 16."""
+        """T, and H and W in pixels, of the clips; raises ValueError unless both sides are multiples of 16."""
         frames, height, width = self.required("frames", "height", "width")
         if min(height, width) < 16 or height % 16 or width % 16:
             raise ValueError(f"height and width must be multiples of 16, not {height} and {width}")
         return [frames, height, width]
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether there is no codec."""
+        return self.codec_config is None
+
+    @property
+    def space(self) -> int:
+        """Pixels of a latent's side; 1 without a codec."""
+        codec = self.codec_settings
+        return 1 if codec is None else codec.space
 
 
 class Critic(nn.Module):
@@ -82,27 +109,34 @@ class Critic(nn.Module):
         return x
 
 
-def critic_of_clips(channels: int, ndf: int, frames: int, height: int, width: int, norm: CriticNorm) -> Critic:
-    """A critic of clips [B, channels, T, H, W]: four strided 3D convolutions and one over the whole remaining volume.
+def critic_of_clips(
+    channels: int, ndf: int, frames: int, height: int, width: int, norm: CriticNorm, space: int = 1
+) -> Critic:
+    """A critic of clips [B, channels, T, h, w]: four 3D convolutions and one over the whole remaining volume.
 
-    Logits are [B, 1, 1, 1, 1]. The strides in time are those of `time_strides`, reversed. It is the critic of VGAN
-    (arXiv 1609.02612, section 3.2) and TGAN (arXiv 1611.06624), both with an `ndf` of 64.
+    `height` and `width` are in pixels, of which a cell has `space` x `space`. Logits are [B, 1, 1, 1, 1]. The strides
+    are those of `time_strides` and `space_strides`, reversed. It is the critic of VGAN (arXiv 1609.02612, section 3.2)
+    and TGAN (arXiv 1611.06624), both of pixels and with an `ndf` of 64.
     """
     remaining, strides = time_strides(frames)
     widths = [channels, *(ndf * m for m in (1, 2, 4, 8))]
     convolutions: list[nn.Conv2d | nn.Conv3d] = []
-    for (i, o), stride in zip(pairwise(widths), reversed(strides), strict=True):
+    layers = zip(pairwise(widths), reversed(strides), reversed(space_strides(space)), strict=True)
+    for (i, o), in_time, in_space in layers:
         bias = norm == "none" or not convolutions  # batch normalisation removes a bias
-        convolutions.append(nn.Conv3d(i, o, (2 + stride, 4, 4), (stride, 2, 2), 1, bias=bias))
+        kernel, stride = (2 + in_time, 2 + in_space, 2 + in_space), (in_time, in_space, in_space)
+        convolutions.append(nn.Conv3d(i, o, kernel, stride, 1, bias=bias))
     convolutions.append(nn.Conv3d(widths[-1], 1, (remaining, height // 16, width // 16)))
     return Critic(convolutions, norm)
 
 
 def critic_input(
-    clips: Float[Tensor, "B T 3 H W"], generator: torch.Generator, augmented: bool
-) -> Float[Tensor, "B 3 T H W"]:
-    """Clips in the layout of 3D convolutions, augmented if asked."""
-    return rearrange(augment(clips, generator) if augmented else clips, "b t c h w -> b c t h w")
+    clips: Float[Tensor, "B T C h w"], generator: torch.Generator, config: AdversarialConfig
+) -> Float[Tensor, "B C T h w"]:
+    """Clips, pixels or latents, in the layout of 3D convolutions, augmented if the configuration says so."""
+    if config.augment:
+        clips = augment(clips, generator, colour=config.of_pixels)
+    return rearrange(clips, "b t c h w -> b c t h w")
 
 
 def init_kaiming_(module: nn.Module) -> None:

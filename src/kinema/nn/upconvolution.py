@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
-__all__ = ["time_strides", "with_batch_norm"]
+__all__ = ["LAYERS", "space_strides", "time_strides", "with_batch_norm"]
+
+LAYERS = 4  # that upsample from 1/16 of the height and width in pixels
 
 NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by the dimensions of a convolution's weight
 UpConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -27,5 +29,17 @@ def time_strides(frames: int) -> tuple[int, tuple[int, ...]]:
     doubled three times, 5 is never doubled. A layer of stride 2 has a kernel of 4, one of stride 1 a kernel of 3, both
     with a padding of 1.
     """
-    doublings = min(4, (frames & -frames).bit_length() - 1)
-    return frames >> doublings, (1,) * (4 - doublings) + (2,) * doublings
+    doublings = min(LAYERS, (frames & -frames).bit_length() - 1)
+    return frames >> doublings, (1,) * (LAYERS - doublings) + (2,) * doublings
+
+
+def space_strides(space: int) -> tuple[int, ...]:
+    """The strides in height and width with which four layers upsample 1/16 of the sides in pixels to 1/`space`.
+
+    Pixels, with a `space` of 1, take four strides of 2; latents of 4x4 pixels take two, then two of 1. Raises
+    ValueError unless `space` is 1, 2, 4, 8 or 16.
+    """
+    if space not in (1, 2, 4, 8, 16):
+        raise ValueError(f"latents of {space}x{space} pixels: choose 2, 4, 8 or 16 (--family.codec-options space 4)")
+    ones = space.bit_length() - 1
+    return (2,) * (LAYERS - ones) + (1,) * ones

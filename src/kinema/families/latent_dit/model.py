@@ -39,6 +39,7 @@ from kinema.conditions.text import TextEncoder, Vocabulary
 from kinema.diffusion.paths import Parameterisation, Path, expand_like, noised, target, weight
 from kinema.diffusion.tasks import fully_known, sample_known_cells
 from kinema.diffusion.times import logit_normal_times, shifted
+from kinema.families.latent_dit.hourglass import Hourglass
 from kinema.families.latent_dit.network import Network
 from kinema.families.latent_dit.patches import Patches
 from kinema.families.latent_dit.sampling import MAX_CONTEXT_NOISE, LatentDiTSampling, WindowSampler
@@ -80,6 +81,9 @@ class LatentDiTConfig(LatentFamilyConfig):
     """Dimensions of a token."""
     depth: int = 6
     """Blocks of the transformer."""
+    inner: int = 0
+    """Dimensions of tokens that are merged 2x2 for all but the first and the last block: more for the time on a CPU, as
+    they are few (0: none are merged)."""
     heads: int = 4
     """Heads of attention."""
     attention: AttentionKind = "full"
@@ -103,8 +107,10 @@ class LatentDiTConfig(LatentFamilyConfig):
     """How clips are sampled by default."""
 
     def __post_init__(self) -> None:
-        if min(*self.patch, self.hidden, self.depth, self.heads) < 1:
-            raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1")
+        if min(*self.patch, self.hidden, self.depth, self.heads) < 1 or self.inner < 0:
+            raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1, inner at least 0")
+        if self.inner and (self.attention != "full" or self.depth < 3):
+            raise ValueError("latent-dit: inner is for full attention and a depth of 3 or more")
         if self.shift <= 0 or not 0 <= self.dropout < 1:
             raise ValueError("latent-dit: shift must be more than 0 and dropout in [0, 1)")
         if not 0 <= self.context_rate <= 1 or not 0 <= self.staggered_rate <= 1:
@@ -173,15 +179,21 @@ def build_network(config: LatentDiTConfig) -> Network:
         height * width // side**2,
         hidden,
         ConditionEncoder(hidden, group * time, group - 1, encoders),
-        Transformer(
-            hidden,
-            config.depth,
-            config.heads,
-            config.attention,
-            conditioned=True,
-            cross_attention=bool(config.words),
-            local_conv=config.local_conv,
-        ),
+        _build_transformer(config),
+    )
+
+
+def _build_transformer(config: LatentDiTConfig) -> Transformer | Hourglass:
+    sizes, text = (config.depth, config.heads), bool(config.words)
+    if config.inner:
+        return Hourglass(config.hidden, config.inner, *sizes, text, config.local_conv)
+    return Transformer(
+        config.hidden,
+        *sizes,
+        config.attention,
+        conditioned=True,
+        cross_attention=text,
+        local_conv=config.local_conv,
     )
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kinema.conditions.encoder import ConditionEncoder, EncodedConditions, RawConditions
+from kinema.families.latent_dit.hourglass import Hourglass
 from kinema.families.latent_dit.patches import Patches
 from kinema.nn.rotary import grid
 from kinema.nn.transformer import Transformer
@@ -20,7 +21,12 @@ class Network(nn.Module):
     """A transformer over patches of latents, with conditions and a noise level for each token's time."""
 
     def __init__(
-        self, patches: Patches, places: int, hidden: int, conditions: ConditionEncoder, transformer: Transformer
+        self,
+        patches: Patches,
+        places: int,
+        hidden: int,
+        conditions: ConditionEncoder,
+        transformer: Transformer | Hourglass,
     ) -> None:
         super().__init__()
         self.patches, self.conditions, self.transformer = patches, conditions, transformer
