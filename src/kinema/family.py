@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 import tyro
@@ -69,6 +69,8 @@ class Turn:
 @dataclass(frozen=True)
 class FamilyConfig(ABC):
     """The base class of families' settings, a frozen dataclass beside each family."""
+
+    about: ClassVar[str] = ""  # what the family is for and what it needs, for --help
 
     frames: int | None = None
     """Frames of a training clip; taken from the clips."""

@@ -86,8 +86,8 @@ def mocogan_demo() -> Experiment:
 
 
 def mocogan_gpu() -> Experiment:
-    """The preset cpu for one GPU: the authors' channels, four times the clips a step."""
-    return Experiment(_small_data(ngf=64, ndf=64), DataConfig(), TrainConfig(batch=64, ema_decay=0.999))
+    """For one GPU: the authors' network and losses in pixels, with augmentation, and 64 clips a step."""
+    return Experiment(MoCoGANConfig(augment=True), DataConfig(), TrainConfig(batch=64, ema_decay=0.999))
 
 
 def _adversarial() -> dict[str, Any]:
@@ -97,17 +97,14 @@ def _adversarial() -> dict[str, Any]:
         "codec_options": {"time": 1},
         "norm": "none",
         "loss": "relativistic",
-        "penalty": 0.3,
+        "penalty": 2.0,
+        "penalty_decay_steps": 4000,
         "augment": True,
     }
 
 
 def _adversarial_training() -> TrainConfig:
     return TrainConfig(batch=8, lr=5e-4, betas=(0.0, 0.99), cooldown=0.3, ema_decay=0.998)
-
-
-def _small_data(ngf: int, ndf: int) -> MoCoGANConfig:
-    return MoCoGANConfig(ngf=ngf, ndf=ndf, augment=True)
 
 
 def svg_lp_paper() -> Experiment:
@@ -130,9 +127,8 @@ def tgan_paper() -> Experiment:
 
 
 def tgan_cpu() -> Experiment:
-    """For a laptop: fewer channels, cross-entropy without clipping, augmentation and a moving average."""
-    family = TGANConfig(ngf=16, ndf=32, loss="vanilla", clip_every=0, augment=True)
-    return Experiment(family, DataConfig(), TrainConfig(batch=16, ema_decay=0.998))
+    """For a laptop: in latents of a transform, relativistic loss with R1 and R2 in place of clipping."""
+    return Experiment(TGANConfig(ngf=32, ndf=32, clip_every=0, **_adversarial()), DataConfig(), _adversarial_training())
 
 
 def token_transformer_cpu() -> Experiment:
@@ -156,8 +152,8 @@ def vgan_paper() -> Experiment:
 
 
 def vgan_cpu() -> Experiment:
-    """For a laptop and tens to thousands of clips: fewer channels, augmentation and a moving average."""
-    return Experiment(VGANConfig(ngf=32, ndf=32, augment=True), DataConfig(), TrainConfig(batch=16, ema_decay=0.998))
+    """For a laptop and tens to thousands of clips: in latents of a transform, relativistic loss with R1 and R2."""
+    return Experiment(VGANConfig(ngf=32, ndf=32, **_adversarial()), DataConfig(), _adversarial_training())
 
 
 def video_vae_cpu() -> Experiment:

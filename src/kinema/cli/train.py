@@ -128,10 +128,8 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))
-    summary = "presets: " + "; ".join(
-        f"{family}: " + ", ".join(f"{n} ({_first_line(p.__doc__)})" for n, p in presets.items())
-        for family, presets in PRESETS.items()
-    )
+    names = FAMILIES.names if name is None else (family,)
+    summary = "\n\n".join(_describe(family) for family in names if family in FAMILIES)
     parts = [(part, type(value := getattr(experiment, part)), value) for part in ("data", "train", "family")]
     complete = make_dataclass("Complete", parts, bases=(cls,), frozen=True)  # with the experiment as defaults
     description = f"{inspect.getdoc(cls)}\n\n{summary}"
@@ -149,6 +147,13 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
     return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), overruled(
         reasons, experiment.data, chosen_data
     )
+
+
+def _describe(family: str) -> str:
+    """What a family is for, and its presets."""
+    presets = PRESETS.get(family, {})
+    listed = "; ".join(f"{name} ({_first_line(make.__doc__)})" for name, make in presets.items())
+    return f"{family}: {FAMILIES[family].about} Presets: {listed or 'cpu'}."
 
 
 def overruled(rows: Sequence[Reason], chosen: DataConfig, given: DataConfig) -> tuple[Reason, ...]:

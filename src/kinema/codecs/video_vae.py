@@ -51,6 +51,10 @@ MOMENTUM = 0.05  # of the latents' running mean and variance
 class VideoVAEConfig(FamilyConfig):
     """The defaults are for clips of 64x64 on a laptop: 17 frames are 5x8x8 latents of 16 channels."""
 
+    about: ClassVar[str] = (
+        "A trained codec: what latent-dit and token-transformer work in; clips of the same kind, 5 minutes or more."
+    )
+
     space: int = 8
     """Spatial compression, pixels to a latent in height and in width: 4, 8 or 16."""
     time: int = 4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,10 @@ CHUNK = 16  # frames that `generate` makes at a time: memory does not grow with 
 @dataclass(frozen=True)
 class MoCoGANConfig(AdversarialConfig):
     """The defaults are the authors' network and recipe; `kinema.presets` has others."""
+
+    about: ClassVar[str] = (
+        "One thing in many motions, of separate codes: some hundred clips of one kind, 20 minutes or more."
+    )
 
     categories: int | None = None
     """Categories; taken from the labels. Without labels, this many are learned (InfoGAN)."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
@@ -45,6 +45,10 @@ LSTMState = tuple[Tensor, Tensor]  # hidden and cell state, [layers, B, hidden] 
 @dataclass(frozen=True)
 class SVGLPConfig(FamilyConfig):
     """The defaults are the authors' network for Moving MNIST; `kinema.presets` has others."""
+
+    about: ClassVar[str] = (
+        "What comes after given frames, and how unexpected frames are: clips of one kind, half an hour or more."
+    )
 
     context_frames: int = 5
     """Known first frames of a training clip; sampling takes any number from 1."""

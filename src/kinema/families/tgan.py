@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,10 @@ class TGANConfig(AdversarialConfig):
 
     The authors train with RMSprop; AdamW with betas (0, 0.99) is the same but for its bias correction.
     """
+
+    about: ClassVar[str] = (
+        "A path of codes, one for each frame, made in one pass: some hundred clips of one kind, 20 minutes or more."
+    )
 
     loss: AdversarialLoss = "wasserstein"
     """The adversarial loss."""

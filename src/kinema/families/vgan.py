@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -28,6 +29,10 @@ __all__ = ["VGAN", "VGANConfig"]
 @dataclass(frozen=True)
 class VGANConfig(AdversarialConfig):
     """The defaults are the authors' network and recipe; `kinema.presets` has others."""
+
+    about: ClassVar[str] = (
+        "A still background and what moves before it: clips of a camera that stands still, 20 minutes or more."
+    )
 
     latent: int = 100
     """Dimensions of the latent code, drawn once for each clip."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log, prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,10 @@ class TokenTransformerSampling:
 @dataclass(frozen=True)
 class TokenTransformerConfig(LatentFamilyConfig):
     """The defaults are for a laptop: 6.6M weights with 1,000 tokens; hidden 128 and depth 6 make 1.3M."""
+
+    about: ClassVar[str] = (
+        "Tokens one by one, with likelihoods and captions: a codec of tokens first, then half an hour or more."
+    )
 
     categories: int | None = None
     """Classes; taken from the labels, 0 without and where there are captions."""
