@@ -57,6 +57,7 @@ from kinema.experiment import Experiment
 from kinema.families.token_transformer import TokenTransformerConfig
 from kinema.family import Codec, LatentFamily, LatentFamilyConfig
 from kinema.presets import PRESETS, preset
+from kinema.registry import CODECS
 from kinema.runtime.device import Runtime, detect_runtime
 from kinema.runtime.memory import keep_freed_memory
 from kinema.training.loop import Trainer
@@ -102,11 +103,12 @@ class RandomClips:
 
 
 def measured_experiment(name: str) -> Experiment:
-    """The preset as it is measured: small enough, and with an untrained codec where it has one."""
+    """The preset as it is measured: small enough, and with an untrained codec where it has a trained one."""
     experiment = preset(*name.split("/")).changed(**SMALLER.get(name, {}))
     family, data = experiment.family, experiment.data
     tokens = isinstance(family, TokenTransformerConfig)
-    if tokens or (isinstance(family, LatentFamilyConfig) and family.codec is not None):
+    trained = isinstance(family, LatentFamilyConfig) and family.codec is not None and family.codec not in CODECS
+    if tokens or trained:
         levels = (8, 5, 5, 5) if tokens else ()
         codec = {"name": "video-vae", **to_dict(VideoVAEConfig(levels=levels))}
         spec = ClipSpec(data.frames, data.height, data.width)
@@ -120,6 +122,7 @@ def kinema_step(experiment: Experiment) -> Callable[[], object]:
     runtime = detect_runtime(precision=experiment.train.precision)
     clips = RandomClips(experiment.data, experiment.train.batch)
     trainer = Trainer(experiment, clips, runtime)
+    trainer.begin()
     if isinstance(trainer.family, LatentFamily) and trainer.family.codec is not None:
         clips.encode(trainer.family.codec, runtime.device)
     return trainer.advance

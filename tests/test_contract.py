@@ -62,7 +62,8 @@ MASKED = TOKENS | {"mode": "masked", "sampling": TokenTransformerSampling(steps=
 LEVELS = (4, 5, 3)
 PENALISED = {"norm": "none", "loss": "relativistic", "penalty": 1.0, "penalty_decay_steps": 2, "augment": True}
 MODERN = PENALISED | {"noise": 0.0, "coordinates": True}
-FRAMES = {"codec": "transform", "codec_options": {"time": 1, "channels": 6}}
+FRAMES = {"codec": "transform", "codec_options": {"channels": 6}}
+LATENTS = FRAMES | {"patch": (1, 2)}
 
 INSTANCES: dict[str, Instance] = {
     "latent-dit": Instance("latent-dit", DIT | {"patch": (2, 4), "parameterisation": "data"}),
@@ -76,12 +77,13 @@ INSTANCES: dict[str, Instance] = {
     ),
     "latent-dit-transform": Instance(
         "latent-dit",
-        DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "local_conv": True},
+        DIT | LATENTS | {"local_conv": True},
         frames=9,
     ),
     "latent-dit-hourglass-labels": Instance(
         "latent-dit",
-        DIT | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "inner": 24, "depth": 3},
+        DIT
+        | {"codec": "transform", "codec_options": {"channels": 6}, "patch": (1, 2), "merged_hidden": 24, "depth": 3},
         labels=True,
         frames=9,
     ),

@@ -148,6 +148,7 @@ assert main(["sample", f"{out}/x", "--out", f"{out}/clips", "--count", "1"]) == 
 vae = "--family.space 4 --family.channels 3 --family.hidden 4".split()
 assert main(["train", "other-vae", "--data", "dark", "--out", f"{out}/vae", "--steps", "1", *vae, *size]) == 0
 dit = f"--family.codec {out}/vae --family.patch 1 2 --family.hidden 16 --family.depth 2 --family.heads 2".split()
+dit += ["--family.merged-hidden", "0"]
 assert main(["train", "latent-dit", "--data", "dark", "--out", f"{out}/dit", "--steps", "1", *dit, *size]) == 0
 found["codec"] = type(load(out / "dit").experiment.family.codec_settings).__name__
 

@@ -23,7 +23,7 @@ __all__ = ["PRESETS", "preset"]
 def latent_dit_cpu() -> Experiment:
     """For a laptop: 17 frames of 64x64 as 5x16x16 latents of a transform that is fitted to the clips."""
     train = replace(_denoising(), batch=16, optimizer="muon", lr=2e-3, cooldown=0.4)
-    family = LatentDiTConfig(codec="transform", patch=(1, 2), inner=384, local_conv=True)
+    family = LatentDiTConfig(codec="transform", patch=(1, 2), merged_hidden=384, local_conv=True)
     return Experiment(family, DataConfig(frames=17), train)
 
 
@@ -94,7 +94,6 @@ def _adversarial() -> dict[str, Any]:
     """The settings of the families with critics for a laptop."""
     return {
         "codec": "transform",
-        "codec_options": {"time": 1},
         "norm": "none",
         "loss": "relativistic",
         "penalty": 2.0,

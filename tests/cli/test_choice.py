@@ -15,8 +15,8 @@ from kinema.runtime.device import Runtime
 from kinema.training.checkpoint import is_complete
 from kinema.training.choose import choose
 
-SMALL = ["--data.frames", 9, "--data.height", 16, "--data.width", 16, "--family.hidden", 16, "--family.depth", 1]
-SMALL += ["--family.heads", 2, "--train.batch", 2, "--family.sampling.steps", 2]
+SMALL = ["--data.frames", 9, "--data.height", 16, "--data.width", 16, "--family.hidden", 16, "--family.depth", 3]
+SMALL += ["--family.merged-hidden", 16, "--family.heads", 2, "--train.batch", 2, "--family.sampling.steps", 2]
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import pytest
 
 from kinema.cli.main import COMMANDS
 from kinema.experiment import Experiment
+from kinema.presets import PRESETS
+from kinema.registry import FAMILIES
 from kinema.runtime.device import Runtime
 from kinema.training.loop import train
 from kinema.worlds.shape_motion import ShapeMotion
@@ -148,3 +150,10 @@ def test_a_misspelt_sampling_setting_suggests_the_nearest(refused, tmp_path: Pat
     out = ["--out", tmp_path / "x"]
     assert "did you mean --family.sampling.steps?" in refused("train", "latent-dit", "--family.sampling.stpes", 3, *out)
     assert "did you mean --guidance?" in refused("sample", "sprites", "--guidence", 3, *out)
+
+
+def test_help_says_what_each_family_is_for(kinema) -> None:
+    text = " ".join(kinema("train", "--help")[1].split())
+    for name in PRESETS:
+        about = FAMILIES[name].about
+        assert about.endswith(".") and f"{name}: {about}" in text

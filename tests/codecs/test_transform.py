@@ -138,11 +138,21 @@ def test_clips_that_are_no_whole_blocks_are_refused(spec: ClipSpec, message: str
 
 @pytest.mark.parametrize(
     ("height", "width", "space", "channels"),
-    [(16, 32, 4, 16), (64, 64, 4, 16), (56, 72, 4, 16), (96, 96, 8, 32), (128, 128, 8, 32), (256, 256, 16, 64)],
+    [
+        (16, 32, 4, 16),
+        (64, 64, 4, 16),
+        (56, 72, 4, 16),
+        (88, 88, 4, 16),  # no pairs of blocks of 8x8
+        (96, 96, 8, 32),
+        (128, 128, 8, 32),
+        (144, 256, 8, 32),
+        (256, 256, 16, 64),
+    ],
 )
 def test_blocks_grow_with_the_frames(height: int, width: int, space: int, channels: int) -> None:
     fitted = TransformConfig().fitted(ClipSpec(17, height, width))
     assert fitted == TransformConfig(space, 4, channels)
+    assert TransformConfig(1).fitted(ClipSpec(17, 16, 16)).channels == 3
     assert TransformConfig(16, channels=5).fitted(ClipSpec(17, 64, 64)) == TransformConfig(16, 4, 5)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -67,7 +69,14 @@ def test_latents_keep_their_colours() -> None:
     assert set(critic_input(latents, seeded(), config).unique().tolist()) == {0.0, 1.0}  # shifted and cut out only
 
 
-def test_a_codec_of_groups_of_frames_is_refused() -> None:
-    config = VGANConfig(codec="transform").resolve_codec(lambda _: {}, ClipSpec(17, 64, 64))
-    with pytest.raises(ValueError, match="codec-options time 1"):
-        config.fitted(ClipSpec(17, 64, 64))
+@pytest.mark.parametrize("family", [{"codec": "transform", "codec_options": {"time": 4}}, {"codec": "runs/vae"}])
+def test_a_codec_of_groups_of_frames_is_refused(family: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="transform with a time of 1"):
+        VGANConfig(**family).resolve_codec(lambda _: {}, ClipSpec(16, 64, 64))
+
+
+def test_a_transform_codes_single_frames() -> None:
+    config = VGANConfig(codec="transform", codec_options={"space": 8})
+    resolved = config.resolve_codec(lambda _: {}, ClipSpec(16, 64, 64)).fitted(ClipSpec(16, 64, 64))
+    assert resolved.latents == (16, 32, 8, 8) and resolved.space == 8
+    assert resolved.codec_options == config.codec_options

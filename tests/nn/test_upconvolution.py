@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kinema.nn.upconvolution import time_strides, with_batch_norm
+from kinema.nn.upconvolution import space_strides, time_strides, with_batch_norm
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,13 @@ def test_every_layer_is_normalised(layer: type[nn.ConvTranspose2d]) -> None:
     torch.testing.assert_close(out.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var(1, correction=0), torch.ones(5), atol=1e-2, rtol=0)
     assert isinstance(network[-1], nn.ReLU)
+
+
+@pytest.mark.parametrize(("space", "expected"), [(1, (2, 2, 2, 2)), (4, (2, 2, 1, 1)), (16, (1, 1, 1, 1))])
+def test_the_sides_of_latents_are_doubled_less_often(space: int, expected: tuple[int, ...]) -> None:
+    assert space_strides(space) == expected
+
+
+def test_blocks_of_other_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="blocks of 32x32 pixels: choose 2, 4, 8 or 16"):
+        space_strides(32)

@@ -307,3 +307,17 @@ def test_families_without_a_codec_are_refused(refused, clips, cpu, tmp_path) -> 
 def test_range() -> None:
     with pytest.raises(ValueError, match="cache_latents is -1"):
         DataConfig(cache_latents=-1)
+
+
+@pytest.mark.parametrize("name", ["mocogan", "tgan", "vgan"])
+def test_gans_train_on_cached_latents(tmp_path: Path, name: str) -> None:
+    small = {"ngf": 2, "ndf": 2, "codec": "transform", "codec_options": {"channels": 6}, "norm": "none"}
+    data = replace(DATA, cache=str(tmp_path))
+    experiment = Experiment(FAMILIES[name](**small), data, TrainConfig(steps=1, batch=2))
+    trainer = Trainer(experiment, ShapeMotion(9, 16, 32), Runtime(torch.device("cpu"), torch.float32))
+    trainer.begin()
+    trainer.cache_latents()
+    before = [p.clone() for p in trainer.family.generator.parameters()]
+    trainer.advance()
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.family.generator.parameters()))
+    assert trainer.losses()

@@ -128,11 +128,10 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))
-    names = FAMILIES.names if name is None else (family,)
-    summary = "\n\n".join(_describe(family) for family in names if family in FAMILIES)
     parts = [(part, type(value := getattr(experiment, part)), value) for part in ("data", "train", "family")]
     complete = make_dataclass("Complete", parts, bases=(cls,), frozen=True)  # with the experiment as defaults
-    description = f"{inspect.getdoc(cls)}\n\n{summary}"
+    described = (PRESETS if name is None else [family]) if help_asked else []
+    description = "\n\n".join([inspect.getdoc(cls) or "", *(_describe(family) for family in described)])
     # or tyro makes a subcommand of a codec's configuration
     arguments = parse(complete, prog, words, description=description, config=(tyro.conf.AvoidSubcommands,))
     if arguments.name != name:

@@ -36,10 +36,10 @@ LEAST_DEVIATION = 1e-4  # of a channel, where pixels are in [-1, 1]: clips may h
 @dataclass(frozen=True)
 class TransformConfig:
     """By default blocks grow with the frames: 17 frames of 64x64 are 5x16x16 latents of 16 channels, 17 of 128x128
-    are 5x16x16 latents of 32 channels. At its own size a frame then looks about as good."""
+    are 5x16x16 latents of 32 channels, with about the same PSNR."""
 
     space: int = 0
-    """Pixels of a block's side; 0: 4, 8, 16 or more, so that a frame has at most 400 blocks."""
+    """Pixels of a block's side; 0: taken from the clips, 4, or 8 or more for larger frames that are whole blocks."""
     time: int = 4
     """Frames of a block."""
     channels: int = 0
@@ -67,10 +67,8 @@ class TransformConfig:
     def fitted(self, spec: ClipSpec) -> TransformConfig:
         """The configuration with sizes for these clips; raises ValueError unless they are whole blocks."""
         if not self.space or not self.channels:
-            space = self.space or SMALLEST
-            while not self.space and spec.height * spec.width > MOST_BLOCKS * space**2:
-                space *= 2
-            return replace(self, space=space, channels=self.channels or 4 * space).fitted(spec)
+            space = self.space or _suitable_space(spec)
+            return replace(self, space=space, channels=self.channels or min(4 * space, 3 * space**2)).fitted(spec)
         if remainder := (spec.frames - 1) % self.time:
             raise ValueError(
                 f"transform: a clip is 1 frame and then groups of {self.time}, so {spec.frames} frames cannot be "
@@ -92,6 +90,16 @@ class TransformConfig:
         if not self.space or not self.channels:
             raise ValueError("transform: space and channels are left open: complete them with fitted(spec)")
         return Transform(self)
+
+
+def _suitable_space(spec: ClipSpec) -> int:
+    """The smallest blocks with which a frame has at most `MOST_BLOCKS`, or the largest that leave pairs of blocks."""
+    space = SMALLEST
+    while spec.height * spec.width > MOST_BLOCKS * space**2:
+        if spec.height % (4 * space) or spec.width % (4 * space):  # pairs of blocks of twice the side
+            break
+        space *= 2
+    return space
 
 
 class Transform(Codec):

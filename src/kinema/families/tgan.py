@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kinema.conditions.known import known_pixels
@@ -228,36 +228,38 @@ class TGAN(LatentFamily):
         z0 = torch.erf(seeds.stream("clip").normal(self.generator.latent, device=device) / 2**0.5)  # uniform in [-1, 1]
         label = choose_labels(conditions, self.generator.categories, seeds, "clip", device)
         if mask.any():
-            z0, z1 = self._search(z0, label, known.to(device), mask.to(device), progress)
+            known, mask = known.to(device), mask.to(device)
+            share = mask.float()
+            if self.codec is not None:
+                known, share = self.codec.encode_known(known, mask)
+                share = share[:, :, None]
+            z0, z1 = self._search(z0, label, known, share, progress)
         else:
             z1 = self.generator.walk(z0, label)
-        yield self._render(z0, label, z1[:, :frames])
-
-    def _render(self, z0: Tensor, label: Tensor, z1: Tensor) -> Float[Tensor, "B t 3 H W"]:
-        """The pixels of the frames of a path."""
-        clips = self.generator.render(z0, label, z1)
-        return clips if self.codec is None else self.codec.decode(clips)[0]
+        clips = self.generator.render(z0, label, z1[:, :frames])
+        yield clips if self.codec is None else self.codec.decode(clips)[0]
 
     def _search(
         self,
         z0: Float[Tensor, "B D"],
         label: Int64[Tensor, " B"],
-        known: Float[Tensor, "B t 3 H W"],
-        mask: Bool[Tensor, "B t 1 H W"],
+        known: Float[Tensor, "B t C h w"],
+        share: Float[Tensor, "B t 1 h w"],
         progress: Progress,
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B T P"]]:
-        """The z0 and the path z1 whose clips match the known pixels, by gradient descent on the squared error from z0.
+        """The z0 and the path z1 whose clips match what is known, by gradient descent on the squared error from z0.
 
-        The first half of the steps optimizes z0 alone, so that the path stays an output of G0. The second half adds an
-        offset to the path as well; a frame without known pixels has the offset of the nearest frame with some, so that
-        the clip continues without a jump.
+        `share` is how much of a pixel or a latent is known, from 0 to 1, and weighs its error. The first half of the
+        steps optimizes z0 alone, so that the path stays an output of G0. The second half adds an offset to the path as
+        well; a frame of which nothing is known has the offset of the nearest one of which something is, so that the
+        clip continues without a jump.
         """
         max_frames, steps = self.config.critic_sizes()[0], self.config.search_steps
         with torch.inference_mode(False), torch.enable_grad():
             z0, label = z0.clone().requires_grad_(), label.clone()
-            has_known = mask.flatten(2).any(2)  # [B t]
+            has_known = share.flatten(2).any(2)  # [B t]
             rendered = has_known.any(0).nonzero()[:, 0]  # the other frames have no error
-            known, mask = known[:, rendered].clone(), mask[:, rendered].clone()
+            known, share = known[:, rendered].clone(), share[:, rendered].clone()
             time = torch.arange(max_frames, device=z0.device)
             distance = (
                 (time[:, None] - time[: has_known.shape[1]]).abs().where(has_known[:, None], max_frames)
@@ -272,11 +274,10 @@ class TGAN(LatentFamily):
             optimizer = torch.optim.Adam([z0, offset], self.config.search_lr)
             for step in range(steps):
                 optimized = [z0] if 2 * step < steps else [z0, offset]
-                frames = self._render(z0, label, path()[:, rendered]).float()
-                error = (frames - known).where(mask, 0).square().sum((1, 2, 3, 4))  # [B]
-                error = error / mask.sum((1, 2, 3, 4)).clamp(
-                    min=1
-                )  # a mean for each clip, independent of the rest of the batch
+                frames = self.generator.render(z0, label, path()[:, rendered]).float()
+                error = ((frames - known).where(share > 0, 0).square() * share).sum((1, 2, 3, 4))  # [B]
+                # a mean for each clip, independent of the rest of the batch
+                error = error / share.sum((1, 2, 3, 4)).clamp(min=1)
                 for latent, gradient in zip(optimized, torch.autograd.grad(error.sum(), optimized), strict=True):
                     latent.grad = gradient
                 optimizer.step()

@@ -75,8 +75,8 @@ class Generator(nn.Module):
         widths = [config.ngf * m for m in (8, 4, 2, 1)]
 
         def larger(i: int, o: int, layer: int, bias: bool = False) -> nn.ConvTranspose3d:
-            strides = in_time[layer], in_space[layer], in_space[layer]
-            return nn.ConvTranspose3d(i, o, [2 + stride for stride in strides], strides, 1, bias=bias)
+            time, space = in_time[layer], in_space[layer]
+            return nn.ConvTranspose3d(i, o, (2 + time, 2 + space, 2 + space), (time, space, space), 1, bias=bias)
 
         def larger_frame(i: int, o: int, layer: int, bias: bool = False) -> nn.ConvTranspose2d:
             return nn.ConvTranspose2d(i, o, 2 + in_space[layer], in_space[layer], 1, bias=bias)

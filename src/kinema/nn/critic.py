@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,9 @@ Config = TypeVar("Config", bound="AdversarialConfig")
 class AdversarialConfig(LatentFamilyConfig):
     """The settings that families with critics share.
 
-    With the codec transform the generator makes its latents, and the critics see these: its basis is the generator's
-    last layer and the critics' first one. A step takes a third of the time, and details are there from the beginning.
+    With the codec transform the generator makes latents of single frames and the critics see latents, both with fewer
+    strided layers than for pixels. All is as if the transform were a fixed last layer of the generator and first layer
+    of the critics.
     """
 
     ndf: int = 64
@@ -51,15 +52,21 @@ class AdversarialConfig(LatentFamilyConfig):
         if self.ndf < 1 or min(self.penalty, self.penalty_decay_steps) < 0:
             raise ValueError("ndf must be at least 1, penalty and penalty_decay_steps must not be negative")
 
-    def fitted(self: Config, spec: ClipSpec) -> Config:
-        """The configuration for clips of these sizes; raises ValueError if its codec does not code frame by frame."""
-        codec = self.codec_settings
-        if codec is not None and (codec.time != 1 or codec.levels):
+    def resolve_codec(self: Config, load: Callable[[str], dict[str, Any]], spec: ClipSpec) -> Config:
+        """The same configuration with that of its codec, which codes frame by frame unless `codec_options` say else.
+
+        Raises ValueError for another codec than the transform of single frames.
+        """
+        if self.codec is None or self.codec_config is not None:
+            return self
+        if self.codec != "transform" or self.codec_options.get("time", 1) != 1:
             raise ValueError(
-                f"the codec of a GAN codes each frame alone, into continuous latents, and that of {self.codec} does "
-                "not: --family.codec transform --family.codec-options time 1"
+                "a GAN works in pixels or in the latents of single frames: leave --family.codec out, or make it "
+                "transform with a time of 1"
             )
-        return super().fitted(spec)
+        options = {**self.codec_options, "time": 1}
+        resolved = super(AdversarialConfig, replace(self, codec_options=options)).resolve_codec(load, spec)
+        return replace(resolved, codec_options=self.codec_options)
 
     def critic_sizes(self) -> list[int]:
         """T, and H and W in pixels, of the clips; raises ValueError unless both sides are multiples of 16."""
@@ -81,7 +88,9 @@ class AdversarialConfig(LatentFamilyConfig):
 
 
 class Critic(nn.Module):
-    """Convolutions with leaky ReLU from pixels to logits, all but the first and last normalised (arXiv 1511.06434).
+    """Convolutions with leaky ReLU from pixels or latents to logits, all but the first and last normalised.
+
+    It is the critic of DCGAN (arXiv 1511.06434, section 3).
 
     `noise` is the standard deviation of Gaussian noise added to the input of each strided convolution (MoCoGAN's
     authors' code).

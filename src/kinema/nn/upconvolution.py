@@ -40,6 +40,6 @@ def space_strides(space: int) -> tuple[int, ...]:
     ValueError unless `space` is 1, 2, 4, 8 or 16.
     """
     if space not in (1, 2, 4, 8, 16):
-        raise ValueError(f"latents of {space}x{space} pixels: choose 2, 4, 8 or 16 (--family.codec-options space 4)")
+        raise ValueError(f"blocks of {space}x{space} pixels: choose 2, 4, 8 or 16 with --family.codec-options space 8")
     ones = space.bit_length() - 1
     return (2,) * (LAYERS - ones) + (1,) * ones

@@ -57,7 +57,7 @@ def choose(source: str, runtime: Runtime, label: str = "label") -> Choice:
     experiment = preset("latent-dit", "cpu")
     network = "the size for a laptop"
     if runtime.device.type != "cpu":
-        large = replace(experiment.family, hidden=384, depth=12, heads=6, inner=768)  # pyright: ignore[reportCallIssue]
+        large = replace(experiment.family, hidden=384, depth=12, heads=6, merged_hidden=768)  # pyright: ignore[reportCallIssue]
         experiment = replace(experiment, family=large, train=replace(experiment.train, batch=32, lr=1e-3))
         network = f"the size for {runtime.device.type}"
     reasons = [

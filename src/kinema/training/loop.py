@@ -125,7 +125,10 @@ class Trainer:
         if (model := self.config.init_from) is not None:
             config, weights = load_codec(model)
             if config != getattr(self.experiment.family, "codec_config", None):
-                raise ValueError(f"{model} has another codec than {name} with these settings: leave them out")
+                raise ValueError(
+                    f"{model} has another codec than {name} with these settings: it was trained with {config}, so "
+                    "give these with --family.codec-options"
+                )
             codec.load_inference_state(weights)
             return
         if self.runtime.rank == 0:

@@ -21,24 +21,38 @@ def run(module: Hourglass, x: torch.Tensor, height: int, width: int, **context: 
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5), (1, 2), (1, 1)])
-def test_tokens_of_any_rows_and_columns_come_back_in_their_places(height: int, width: int) -> None:
+def test_tokens_of_any_rows_and_columns_come_back(height: int, width: int) -> None:
     module = awake(Hourglass(12, 24, 3, 2, local_conv=True))
     assert run(module, torch.randn(2, 2 * height * width, 12), height, width).shape == (2, 2 * height * width, 12)
 
 
 def test_merged_tokens_change_only_the_tokens_that_they_were_merged_of() -> None:
     module = awake(Hourglass(12, 24, 3, 2))
-    changed: list[torch.Tensor] = []
-    module.last.register_forward_pre_hook(lambda _, arguments: changed.append(arguments[0].detach()))
-    x = torch.randn(1, 15, 12)  # 3 rows and 5 columns
-    run(module, x, 3, 5)
+    given: list[torch.Tensor] = []
+    module.last.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0].detach()))
     with torch.no_grad():
         module.split.weight.zero_()
         module.split.bias.copy_(torch.arange(48.0) // 12)  # a number for each of the four places
+    x = torch.randn(1, 30, 12)  # 2 frames of 3 rows and 5 columns
     run(module, x, 3, 5)
-    before = module.first(x, grid(1, 3, 5), torch.ones(1, 1, 12), 1, None, 3)
-    added = (changed[1] - before)[0, :, 0].reshape(3, 5)
-    torch.testing.assert_close(added, torch.tensor([[0.0, 1, 0, 1, 0], [2, 3, 2, 3, 2], [0, 1, 0, 1, 0]]))
+    before = module.first(x, grid(2, 3, 5), torch.ones(1, 2, 12), 2, None, 3)
+    added = (given[0] - before)[0, :, 0].reshape(2, 3, 5)
+    places = torch.tensor([[0.0, 1, 0, 1, 0], [2, 3, 2, 3, 2], [0, 1, 0, 1, 0]])
+    torch.testing.assert_close(added, places.expand(2, 3, 5))
+
+
+def test_a_merged_token_is_of_its_own_tokens() -> None:
+    module = awake(Hourglass(12, 24, 3, 2))
+    given: list[torch.Tensor] = []
+    module.first.register_forward_hook(lambda *_: x)  # as they are: attention would mix them
+    module.merged.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0].detach()))
+    x = torch.randn(1, 24, 12)  # 2 frames of 3 rows and 4 columns
+    run(module, x, 3, 4)
+    x = x.clone()
+    x[0, 12 + 2 * 4 + 3] += 1  # the last token of the second frame
+    run(module, x, 3, 4)
+    changed = (given[0] != given[1]).any(2)[0].reshape(2, 2, 2)
+    assert changed.nonzero().tolist() == [[1, 1, 1]]
 
 
 def test_starts_as_its_first_and_last_block() -> None:

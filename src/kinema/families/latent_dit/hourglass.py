@@ -1,4 +1,4 @@
-"""Transformer blocks at two resolutions: few at that of the tokens, most of them over merged tokens."""
+"""A transformer most of whose blocks see merged tokens."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ SIDE = 2  # tokens of a row and of a column that are merged
 
 
 class Hourglass(nn.Module):
-    """A transformer whose first and last block see all tokens, the others 2x2 tokens as one of `inner` dimensions.
+    """A transformer whose first and last block see all tokens, the others 2x2 tokens of a frame merged into one.
 
     Merged tokens are a quarter as many, so that blocks of twice the width take the time of the others (hourglass
     transformers: Nawrot et al. 2021, arXiv 2110.13711; for diffusion: Crowson et al. 2024, arXiv 2401.11605). What they
-    add to the tokens starts at zero. Of an odd number of rows or columns the last are merged with zeros. Raises
-    ValueError for fewer than 3 blocks.
+    add to the tokens starts at zero. An odd row or column is merged with zeros. Heads have the same size in all blocks.
+    Raises ValueError for fewer than 3 blocks.
     """
 
     def __init__(
-        self, width: int, inner: int, depth: int, heads: int, cross_attention: bool = False, local_conv: bool = False
+        self,
+        width: int,
+        merged_width: int,
+        depth: int,
+        heads: int,
+        cross_attention: bool = False,
+        local_conv: bool = False,
     ) -> None:
         super().__init__()
         if depth < 3:
-            raise ValueError(f"a first, a last and inner blocks are 3 or more, not {depth}")
+            raise ValueError(f"a first block, a last one and merged ones between are 3 or more, not {depth}")
 
         def transformer(width: int, depth: int, heads: int) -> Transformer:
             return Transformer(
@@ -37,12 +43,12 @@ class Hourglass(nn.Module):
             )
 
         self.first, self.last = transformer(width, 1, heads), transformer(width, 1, heads)
-        self.middle = transformer(inner, depth - 2, max(1, heads * inner // width))
-        self.merge, self.split = nn.Linear(SIDE**2 * width, inner), nn.Linear(inner, SIDE**2 * width)
+        self.merged = transformer(merged_width, depth - 2, heads * merged_width // width)
+        self.merge, self.split = nn.Linear(SIDE**2 * width, merged_width), nn.Linear(merged_width, SIDE**2 * width)
         nn.init.zeros_(self.split.weight)
         nn.init.zeros_(self.split.bias)
-        self.condition = nn.Linear(width, inner)
-        self.context = nn.Linear(width, inner) if cross_attention else None
+        self.condition = nn.Linear(width, merged_width)
+        self.context = nn.Linear(width, merged_width) if cross_attention else None
 
     def forward(
         self,
@@ -53,16 +59,21 @@ class Hourglass(nn.Module):
         context: Context | None,
         height: int,
     ) -> Float[Tensor, "B N D"]:
-        """The tokens after all blocks, as of a `Transformer` with these arguments."""
+        """The tokens after all blocks, normalised, float32.
+
+        The arguments are those of `Transformer.forward`, with `height` rows of tokens in each of `frames` frames.
+        `positions` are of the first and the last block; merged tokens are at the places of a grid of their own.
+        """
         x = self.first(x, positions, condition, frames, context, height)
         rows = rearrange(x, "b (t h w) d -> (b t) h w d", t=frames, h=height)
-        rows = F.pad(rows, (0, 0, 0, rows.shape[2] % SIDE, 0, height % SIDE))
-        few_rows, few_columns = rows.shape[1] // SIDE, rows.shape[2] // SIDE
-        sizes: dict[str, int] = {"t": frames, "h": few_rows, "p": SIDE, "q": SIDE}
+        width = rows.shape[2]
+        rows = F.pad(rows, (0, 0, 0, -width % SIDE, 0, -height % SIDE))
+        merged_height, merged_width = rows.shape[1] // SIDE, rows.shape[2] // SIDE
+        sizes: dict[str, int] = {"t": frames, "h": merged_height, "p": SIDE, "q": SIDE}
         merged = self.merge(rearrange(rows, "(b t) (h p) (w q) d -> b (t h w) (p q d)", **sizes))
-        places = grid(frames, few_rows, few_columns, device=x.device)
-        few_context = None if self.context is None or context is None else (self.context(context[0]), context[1])
-        merged = self.middle(merged, places, self.condition(condition), frames, few_context, few_rows)
+        merged_positions = grid(frames, merged_height, merged_width, device=x.device)
+        merged_context = None if self.context is None or context is None else (self.context(context[0]), context[1])
+        merged = self.merged(merged, merged_positions, self.condition(condition), frames, merged_context, merged_height)
         added = rearrange(self.split(merged), "b (t h w) (p q d) -> (b t) (h p) (w q) d", **sizes)
-        x = x + rearrange(added[:, :height, : x.shape[1] // frames // height], "(b t) h w d -> b (t h w) d", t=frames)
+        x = x + rearrange(added[:, :height, :width], "(b t) h w d -> b (t h w) d", t=frames)
         return self.last(x, positions, condition, frames, context, height)

@@ -85,9 +85,8 @@ class LatentDiTConfig(LatentFamilyConfig):
     """Dimensions of a token."""
     depth: int = 6
     """Blocks of the transformer."""
-    inner: int = 0
-    """Dimensions of tokens that are merged 2x2 for all but the first and the last block: more for the time on a CPU, as
-    they are few (0: none are merged)."""
+    merged_hidden: int = 0
+    """Dimensions of merged tokens: all blocks but the first and the last see 2x2 tokens as one (0: none are merged)."""
     heads: int = 4
     """Heads of attention."""
     attention: AttentionKind = "full"
@@ -111,10 +110,18 @@ class LatentDiTConfig(LatentFamilyConfig):
     """How clips are sampled by default."""
 
     def __post_init__(self) -> None:
-        if min(*self.patch, self.hidden, self.depth, self.heads) < 1 or self.inner < 0:
-            raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1, inner at least 0")
-        if self.inner and (self.attention != "full" or self.depth < 3):
-            raise ValueError("latent-dit: inner is for full attention and a depth of 3 or more")
+        if min(*self.patch, self.hidden, self.depth, self.heads) < 1 or self.merged_hidden < 0:
+            raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1, merged_hidden at least 0")
+        if self.merged_hidden and (self.attention != "full" or self.depth < 3):
+            raise ValueError(
+                "latent-dit: tokens are merged with full attention and 3 blocks or more: make "
+                "--family.merged-hidden 0, or --family.attention full and --family.depth 3"
+            )
+        if self.merged_hidden % max(1, self.hidden // self.heads):
+            raise ValueError(
+                f"latent-dit: heads have {self.hidden // self.heads} dimensions: make --family.merged-hidden a "
+                "multiple of that, or 0"
+            )
         if self.shift <= 0 or not 0 <= self.dropout < 1:
             raise ValueError("latent-dit: shift must be more than 0 and dropout in [0, 1)")
         if not 0 <= self.context_rate <= 1 or not 0 <= self.staggered_rate <= 1:
@@ -189,8 +196,8 @@ def build_network(config: LatentDiTConfig) -> Network:
 
 def _build_transformer(config: LatentDiTConfig) -> Transformer | Hourglass:
     sizes, text = (config.depth, config.heads), bool(config.words)
-    if config.inner:
-        return Hourglass(config.hidden, config.inner, *sizes, text, config.local_conv)
+    if config.merged_hidden:
+        return Hourglass(config.hidden, config.merged_hidden, *sizes, text, config.local_conv)
     return Transformer(
         config.hidden,
         *sizes,
