@@ -23,7 +23,9 @@ __all__ = ["PRESETS", "preset"]
 def latent_dit_cpu() -> Experiment:
     """For a laptop: 17 frames of 64x64 as 5x16x16 latents of a transform that is fitted to the clips."""
     train = replace(_denoising(), batch=16, optimizer="muon", lr=2e-3, cooldown=0.4)
-    family = LatentDiTConfig(codec="transform", patch=(1, 2), merged_hidden=384, local_conv=True)
+    # fresh noise, and many steps under much noise, where what moves is decided: benchmarks/sampling.py
+    sampling = LatentDiTSampling(solver="ddpm", shift=16.0)
+    family = LatentDiTConfig(codec="transform", patch=(1, 2), merged_hidden=384, local_conv=True, sampling=sampling)
     return Experiment(family, DataConfig(frames=17), train)
 
 

@@ -296,7 +296,8 @@ def test_the_command_shows_progress(linear, monkeypatch, kinema, tmp_path) -> No
 
 def test_families_without_a_codec_are_refused(refused, clips, cpu, tmp_path) -> None:
     words = ["--data.frames", 8, "--data.height", 16, "--data.width", 16, "--family.ngf", 2, "--family.ndf", 2]
-    says = refused("train", "mocogan", "--out", tmp_path / "x", "--steps", 1, "--data.cache-latents", 64, *words)
+    words += ["--preset", "paper", "--steps", 1, "--data.cache-latents", 64]
+    says = refused("train", "mocogan", "--out", tmp_path / "x", *words)
     assert "MoCoGAN learns from pixels" in says and "leave --data.cache-latents out" in says
     assert not (tmp_path / "x").exists()
     family = MoCoGANConfig(ngf=2, ndf=2)

@@ -121,7 +121,7 @@ class Generator(nn.Module):
 
     def forward(
         self,
-        content: Float[Tensor, "B C"],
+        content: Float[Tensor, "B D"],
         category: Int64[Tensor, " B"],
         noise: Float[Tensor, "B T M"],
         start: Float[Tensor, "B M"],
@@ -132,7 +132,7 @@ class Generator(nn.Module):
         return self.render(content, category, _take(motion, frames))
 
     def render(
-        self, content: Float[Tensor, "B C"], category: Int64[Tensor, " B"], motion: Float[Tensor, "B T M"]
+        self, content: Float[Tensor, "B D"], category: Int64[Tensor, " B"], motion: Float[Tensor, "B T M"]
     ) -> Float[Tensor, "B T C h w"]:
         """The frames of these codes; `category` is ignored if there are no categories."""
         still = content if self.on_path else torch.cat([content, self._one_hot(category, content)], 1)

@@ -93,7 +93,7 @@ class Generator(nn.Module):
         self.channels, last = channels, LAYERS - 1
         self.moving = nn.Sequential(*with_batch_norm(moving), larger(widths[-1], channels + 1, last, bias=True))
         self.still = nn.Sequential(*with_batch_norm(still), larger_frame(widths[-1], channels, last, bias=True))
-        self.bounded = config.of_pixels
+        self.of_pixels = config.of_pixels
 
     def forward(self, latent: Float[Tensor, "B D"]) -> Layers:
         """The layers of one clip for each code, in float32: bfloat16 would round them out of range."""
@@ -101,7 +101,7 @@ class Generator(nn.Module):
         # contiguous: elementwise operations on slices of channels-last memory take twice as long
         foreground, mask = (part.contiguous().float() for part in moving.split([self.channels, 1], 2))
         background = rearrange(self.still(rearrange(latent, "b d -> b d 1 1")).float(), "b c h w -> b 1 c h w")
-        if self.bounded:
+        if self.of_pixels:
             foreground, background = foreground.tanh(), background.tanh()
         return Layers(foreground, mask.sigmoid(), background)
 

@@ -11,7 +11,7 @@ from kinema.experiment import TrainConfig
 
 __all__ = ["make_optimizers"]
 
-NEWTON_SCHULZ = 3  # steps of Muon: with 5, which is usual, it takes a third of the time of a step on a CPU
+NEWTON_SCHULZ = 3  # steps; with 5 Muon takes 0.28 of the 0.67 s of a step of latent-dit on 2 cores
 
 
 def make_optimizers(
@@ -20,7 +20,8 @@ def make_optimizers(
     """The optimizers of `parameters` of a module, by the suffix of their names in checkpoints.
 
     With "muon", Muon (Jordan et al. 2024) updates the matrices of linear layers, scaled to the size of AdamW's updates
-    (Liu et al. 2025, arXiv 2502.16982, section 2.2), and AdamW the rest.
+    (Liu et al. 2025, arXiv 2502.16982, section 2.2), and AdamW the rest. Its updates are orthogonalised in 3 steps of
+    Newton and Schulz's iteration in place of 5: that leaves the smallest singular values small, and takes less time.
     """
     trained = {id(p) for p in parameters}
     matrices: list[Tensor] = []
