@@ -57,13 +57,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     numbers = range(len(CONFIGURATIONS)) if arguments.only is None else arguments.only
     for number in numbers:
-        name, presets, side = CONFIGURATIONS[number]
-        experiment = (name, presets, side, arguments.data)
+        family, name, side = CONFIGURATIONS[number]
+        words = (family, name, side, arguments.data)
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            planned = pool.apply(plan, experiment)
-            took = pool.apply(run, (*experiment, arguments.steps))
+            planned, took = pool.apply(plan, words), pool.apply(run, (*words, arguments.steps))
         print(
-            f"| {name} {presets} {side}x{side} | {planned.seconds:.3f} | {took.seconds:.3f} | "
+            f"| {family} {name} {side}x{side} | {planned.seconds:.3f} | {took.seconds:.3f} | "
             f"{planned.seconds / took.seconds:.2f} | {planned.memory / 1e9:.2f} | {took.memory / 1e9:.2f} | "
             f"{planned.memory / took.memory:.2f} |",
             flush=True,

@@ -117,8 +117,9 @@ class Transform(Codec):
         """Compute the transforms from clips in [-1, 1]; the same clips give the same codec."""
         firsts, groups = _Covariance(1, self.space), _Covariance(self.time, self.space)
         for frames in clips:
-            firsts.add(frames)
             groups.add(frames[:, 1:])
+            if self.time > 1:
+                firsts.add(frames)
         self.groups.set(*groups.eigenvectors(self.channels))
         if self.time == 1:  # all frames are coded alike
             self.first.set(*groups.eigenvectors(self.channels))
