@@ -320,5 +320,6 @@ def test_gans_train_on_cached_latents(tmp_path: Path, name: str) -> None:
     trainer.cache_latents()
     before = [p.clone() for p in trainer.family.generator.parameters()]
     trainer.advance()
-    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.family.generator.parameters()))
+    after = trainer.family.generator.parameters()
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert trainer.losses()
