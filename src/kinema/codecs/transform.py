@@ -35,8 +35,10 @@ LEAST_DEVIATION = 1e-4  # of a channel, where pixels are in [-1, 1]: clips may h
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """By default blocks grow with the frames: 17 frames of 64x64 are 5x16x16 latents of 16 channels, 17 of 128x128
-    are 5x16x16 latents of 32 channels, with about the same PSNR."""
+    """By default blocks grow with the frames.
+
+    17 frames of 64x64 are 5x16x16 latents of 16 channels, 17 of 128x128 are 5x16x16 latents of 32 channels.
+    """
 
     space: int = 0
     """Pixels of a block's side; 0: taken from the clips, 4, or 8 or more for larger frames that are whole blocks."""

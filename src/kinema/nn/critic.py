@@ -53,9 +53,9 @@ class AdversarialConfig(LatentFamilyConfig):
             raise ValueError("ndf must be at least 1, penalty and penalty_decay_steps must not be negative")
 
     def resolve_codec(self: Config, load: Callable[[str], dict[str, Any]], spec: ClipSpec) -> Config:
-        """The same configuration with that of its codec, which codes frame by frame unless `codec_options` say else.
+        """The same configuration with that of its codec, a transform of single frames.
 
-        Raises ValueError for another codec than the transform of single frames.
+        Raises ValueError for another codec, and for a `time` above 1 in `codec_options`.
         """
         if self.codec is None or self.codec_config is not None:
             return self
