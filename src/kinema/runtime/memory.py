@@ -6,11 +6,12 @@ import ctypes
 import math
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-__all__ = ["available_memory", "keep_freed_memory", "peak_memory"]
+__all__ = ["available_memory", "keep_freed_memory", "peak_memory", "release_freed_memory"]
 
 
 def keep_freed_memory() -> None:
@@ -31,6 +32,14 @@ def keep_freed_memory() -> None:
         (-8, 1),
     ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX
         mallopt(option, value)
+
+
+def release_freed_memory() -> None:
+    """Return freed memory to the system, which `keep_freed_memory` keeps. Does nothing without glibc."""
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_memory(device: torch.device) -> float | None:

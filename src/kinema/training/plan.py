@@ -13,7 +13,7 @@ from kinema.experiment import Experiment
 from kinema.family import Codec, encode_exactly
 from kinema.nn.reconstruction import mean_psnr
 from kinema.runtime.device import Runtime
-from kinema.runtime.memory import available_memory, peak_memory
+from kinema.runtime.memory import available_memory, peak_memory, release_freed_memory
 from kinema.training.loop import Trainer
 from kinema.types import Batch, hash_seed
 
@@ -92,6 +92,7 @@ def _check_memory(trainer: Trainer, feed: Source) -> None:
                     "--data.height, --data.width)"
                 )
         before, size = peak, 2 * size
+        release_freed_memory()  # pieces for small batches would stay beside those for large ones
 
 
 def _seconds(trainer: Trainer) -> float:
