@@ -109,6 +109,8 @@ READERS = Registry(  # Reader classes
     "kinema.readers",
     {
         "video": "kinema.data.readers.video:VideoReader",
-        "strip": "kinema.data.readers.strip:StripReader",
+        "frames": "kinema.data.readers.frames:FramesReader",
+        "image": "kinema.data.readers.image:ImageReader",
+        "array": "kinema.data.readers.array:ArrayReader",
     },
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,18 +8,20 @@ import av
 import numpy as np
 import pytest
 
+from kinema.data.folder import scan
 from kinema.data.readers.base import Clip, ReadError, probe, read_audio, read_frames
 from kinema.data.readers.video import VideoReader
+from kinema.data.writing import write_video
 
 SAMPLES = {  # width, height, frames, fps, sound: what the folder's README states
-    "mmaction2_part_0.mp4": (340, 256, 32, 30.0, None),
+    "mmaction2_part_0.mp4": (455, 256, 32, 30.0, None),  # stored as 340x256, shown as 16:9
     "mmaction2_test.avi": (320, 240, 164, 25.0, 44100),
     "grid_bbaf2n.mpg": (360, 288, 75, 25.0, 44100),
     "lung_regular.mpeg": (370, 370, 280, 25.0, None),
     "lung_regular_mpeg4.avi": (476, 476, 92, 11500 / 517, None),
     "lung_covid.mov": (370, 370, 138, 68 / 3, None),
     "lung_covid.gif": (174, 174, 21, 10.0, None),
-    "carphone_pristine.mp4": (176, 144, 120, 30000 / 1001, None),
+    "carphone_pristine.mp4": (193, 144, 120, 30000 / 1001, None),
 }
 
 
@@ -210,3 +213,78 @@ def test_a_cut_file_is_an_error(make_clip, name, codec, options, share, capfd):
 def test_fps_must_be_positive(make_clip):
     with pytest.raises(ValueError, match="above 0"):
         list(read_frames(make_clip("a.mp4"), fps=0.0))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 8, 16])
+def test_sound_before_the_picture_costs_no_frames(tmp_path, make_clip, threads):
+    path, out = make_clip("a.mp4", 20, tone=1.0), tmp_path / "sound first.mov"
+    with av.open(str(path)) as source, av.open(str(out), "w") as container:
+        sound = container.add_stream_from_template(source.streams.audio[0])
+        picture = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = sound if packet.stream.type == "audio" else picture
+                container.mux(packet)
+    with av.open(str(out)) as container:
+        assert container.streams[0].type == "audio"
+    frames = [round(float(frame.mean()) / 10) for frame in VideoReader().frames(Clip(out), threads=threads)]
+    assert frames == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx"), ("a.flv", "flv1"), ("a.wmv", "wmv2")]
+)
+@pytest.mark.parametrize("fill", ["zeros", "noise"])
+@pytest.mark.parametrize("sound", [0.0, 2.4])
+def test_damage_that_a_demuxer_passes_over_is_an_error(make_clip, name, codec, fill, sound):
+    if sound and name in {"a.webm", "a.flv"}:
+        pytest.skip("AAC does not go into it with this picture")
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (60, 96, 128, 3), dtype=np.uint8)
+    path = make_clip(name, images=noise, codec=codec, tone=sound, options={"g": "15", "b": "2000000"})
+    assert len(list(read_frames(path))) == 60
+    data = bytearray(path.read_bytes())
+    first, size = len(data) // 3, len(data) // 6
+    data[first : first + size] = bytes(size) if fill == "zeros" else random.bytes(size)
+    path.write_bytes(data)
+    with pytest.raises(ReadError, match=r"damaged|cut short|FFmpeg cannot read it"):
+        list(read_frames(path))
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_a_pause_is_told_of_and_bounded(make_clip, name):
+    stamps = [k if k < 30 else k + 600 * 25 for k in range(60)]
+    path = make_clip(name, 60, images=np.full((60, 32, 48, 3), 90, np.uint8), stamps=stamps)
+    assert len(list(read_frames(path))) == 60
+    assert len(list(read_frames(path, fps=25.0))) == 60 + 49  # the frame before the pause lasts for 2 s
+    (note,) = VideoReader().notes(Clip(path))
+    assert re.search(r"shown for 2 s \(1 times, the longest for 600.0 s, 1.[12]. s after the start\)", note)
+    assert VideoReader().info(Clip(path)).fps == 25
+
+
+def test_a_pause_is_cut_from_the_sound_too(make_clip):
+    stamps = [k if k < 25 else k + 250 for k in range(50)]
+    path = make_clip("a.mkv", images=np.full((50, 32, 48, 3), 90, np.uint8), stamps=stamps, tone=12.0)
+    sound, frames = read_audio(path, 16000), list(read_frames(path, fps=25.0))
+    assert len(frames) == 50 + 49
+    assert abs(len(sound) / 16000 - len(frames) / 25) < 0.1
+
+
+@pytest.mark.parametrize("rate", [15, 30])
+def test_a_gif_has_the_rate_of_its_delays(tmp_path, rate):
+    path = write_video(tmp_path / "a.gif", np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8), rate)
+    assert VideoReader().info(Clip(path)).fps == pytest.approx(rate, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.h264", "libx264"), ("a.f4v", "libx264"), ("a.nut", "ffv1"), ("a.ivf", "libvpx"), ("a.m2v", "mpeg2video"),
+     ("a.mjpeg", "mjpeg"), ("a.qt", "mpeg4")],
+)  # fmt: skip
+def test_other_suffixes_are_found(make_clip, tmp_path, name, codec):
+    formats = {"a.f4v": "mp4", "a.qt": "mov"}
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    made = make_clip(f"set/b.{formats[name]}" if name in formats else f"set/{name}", 10, codec=codec, pixels=pixels)
+    made.rename(tmp_path / "set" / name)
+    assert [clip.path.name for clip in scan(tmp_path / "set").clips] == [name]
+    assert levels(tmp_path / "set" / name) == list(range(10))

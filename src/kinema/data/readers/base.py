@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,8 +16,11 @@ from jaxtyping import Float32, UInt8
 from kinema.registry import READERS
 
 __all__ = [
+    "HELD",
+    "NOMINAL_FPS",
     "Clip",
     "ClipInfo",
+    "Picture",
     "ReadError",
     "Reader",
     "find_reader",
@@ -31,6 +34,10 @@ __all__ = [
 
 T = TypeVar("T")
 
+Picture = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
+
+NOMINAL_FPS = 25.0  # frames a second of what states no rate
+HELD = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
 TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
 
 
@@ -50,9 +57,11 @@ class Clip:
     member: str = ""  # the name of one of several clips in `path`
     start: float = 0.0  # seconds from the recording's first frame
     stop: float | None = None  # seconds from the recording's first frame; None: its end
+    fps: float | None = None  # frames a second, where what the file says is wrong or missing
     label: str | None = None
     caption: str | None = None
     actions: Path | None = None  # a table of numbers, .npy or .csv, with a row for each frame
+    split: str | None = None  # such as train or test
     group: str | None = None  # what clips have in common that must not be both trained on and held out, as a patient
 
 
@@ -94,11 +103,34 @@ class Reader(ABC):
         """What can be known of a clip without decoding all of it."""
 
     @abstractmethod
-    def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Yield the frames of a clip as upright RGB; `select_frames` says which of them.
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+        """Yield the start and the duration in seconds, and the picture, of all frames in the file or member.
 
-        `threads` are those of a decoder, 0 being one a core: for files that are read side by side 1 is faster.
+        Seconds are from the first frame's start, and starts grow. `threads` are those of a decoder, 0 being one a core:
+        for files that are read side by side 1 is faster.
         """
+
+    def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yield the frames of a clip as upright RGB; `select_frames` says which of them."""
+        for _, frame in self.numbered(clip, fps, threads):
+            yield frame
+
+    def numbered(
+        self, clip: Clip, fps: float | None = None, threads: int = 0
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+        """Yield the same frames, each with its number among all frames of the clip."""
+        known, frame = -1, None
+        timed: Iterable[tuple[float, float, Picture]] = self.recording(clip, threads)
+        if clip.fps is not None:
+            timed = ((k / clip.fps, 1 / clip.fps, picture) for k, (_, _, picture) in enumerate(timed))
+        for number, picture in select_frames(timed, clip, fps):
+            if number != known or frame is None:  # not shown again
+                known, frame = number, picture()
+            yield number, frame
+
+    def notes(self, clip: Clip) -> list[str]:
+        """What a person should know of how a clip is read, in plain words; all of its time stamps may be read."""
+        return []
 
     def audio(self, clip: Clip, rate: int) -> Float32[np.ndarray, " samples"]:
         """The sound of a clip, mono in [-1, 1] at `rate` samples a second, from its first frame on."""
@@ -121,30 +153,35 @@ def find_reader(path: Path) -> Reader:
     return next((reader for reader in registered_readers() if reader.can_read(path)), None) or READERS["video"]()
 
 
-def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: float | None) -> Iterator[T]:
-    """Of a recording's frames with their start and duration in seconds, yield those of the clip.
+def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: float | None) -> Iterator[tuple[int, T]]:
+    """Of a recording's frames with their start and duration in seconds, yield those of the clip, numbered from 0.
 
-    They are those that start in the clip's stretch. With `fps` None each comes once. Otherwise frame k is the one that
-    is shown k / `fps` seconds after the clip's start, so that frames are dropped or repeated.
+    They are those that start in the clip's stretch. With `fps` None each comes once. Otherwise the one that is shown
+    k / `fps` seconds after the clip's start comes k-th, so that frames are dropped or repeated; a frame that lasts
+    longer than `HELD` seconds is taken to last as long, and time goes on with the next.
     """
     if fps is not None and fps <= 0:
         raise ValueError(f"fps is {fps:g}: it must be above 0")
     stop = float("inf") if clip.stop is None else clip.stop
-    count, end, shown = 0, 0.0, None
+    count, number, origin, begin, end, shown = 0, -1, clip.start, 0.0, 0.0, None
     for start, seconds, frame in timed:
         if start >= stop - TOLERANCE:
             break
         if start < clip.start - TOLERANCE:
             continue
         if fps is None:
-            yield frame
+            number += 1
+            yield number, frame
             continue
-        while shown is not None and count / fps < start - clip.start - TOLERANCE:
-            yield shown
+        if shown is not None:
+            origin += max(0.0, start - origin - begin - HELD)  # the rest of a pause is left out
+        begin = start - origin
+        while shown is not None and count / fps < begin - TOLERANCE:
+            yield number, shown
             count += 1
-        shown, end = frame, min(start + seconds, stop) - clip.start
+        number, shown, end = number + 1, frame, begin + min(seconds, stop - start, HELD)
     while fps is not None and shown is not None and (count == 0 or count / fps < end - TOLERANCE):
-        yield shown
+        yield number, shown
         count += 1
 
 

@@ -1,64 +1,131 @@
-"""Reading images: strips, whose square frames lie side by side, and stills."""
+"""Reading images: stills, strips, whose square frames lie side by side, animations and stacks of pages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
-from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, over_black, select_frames
+from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, over_black
 
-__all__ = ["StripReader", "is_still", "read_image"]
+__all__ = ["SUFFIXES", "ImageReader", "frames_in_strip", "image_size", "is_still", "read_image"]
 
-FPS = 25.0  # an image states no rate
+SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+ORIENTATION = 0x0112  # the tag of EXIF
+DEEP = "grey of 16 bits, of which the upper 8 are kept: if it is depth, scale it to 8 bits first"
 
 
-class StripReader(Reader):
-    """Reads strips: an image n times as wide as high is n square frames, 25 a second."""
+class ImageReader(Reader):
+    """Reads animations by their durations, stacks of pages and strips at 25 frames a second.
 
-    suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+    An image n times as wide as high is a strip of n square frames, from left to right.
+    """
+
+    suffixes = SUFFIXES
 
     def info(self, clip: Clip) -> ClipInfo:
-        """The side of the frames, and how many there are."""
-        frames, height = _split(clip.path).shape[:2]
-        return ClipInfo(height, height, FPS, None, frames, frames / FPS)
+        """The size of the frames, and how many there are."""
+        with _opened(clip.path) as image:
+            count, (width, height) = getattr(image, "n_frames", 1), _upright_size(image)
+            seconds = 0.0
+            for page in range(count):
+                if count > 1:
+                    image.seek(page)
+                seconds += _seconds(image)
+        if count == 1:
+            count = frames_in_strip(width, height)
+            if count < 2:
+                raise ReadError(clip.path, f"an image of {width}x{height} is neither an animation nor a strip")
+            width, seconds = height, count / NOMINAL_FPS
+        return ClipInfo(width, height, count / seconds, None, count, seconds)
 
-    def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Yield the squares from left to right, anything transparent laid over black."""
-        timed = ((k / FPS, 1 / FPS, frame) for k, frame in enumerate(_split(clip.path)))
-        yield from select_frames(timed, clip, fps)
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+        """Yield the pages or the squares, upright, anything transparent laid over black."""
+        info = self.info(clip)
+        with _opened(clip.path) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                for k, frame in enumerate(np.split(_to_rgb(image), info.frames or 1, axis=1)):
+                    yield k / NOMINAL_FPS, 1 / NOMINAL_FPS, partial(np.ascontiguousarray, frame)
+                return
+            start = 0.0
+            for page in range(info.frames or 1):
+                image.seek(page)
+                frame = _to_rgb(image)
+                yield start, _seconds(image), partial(np.asarray, frame)
+                start += _seconds(image)
+
+    def notes(self, clip: Clip) -> list[str]:
+        """That an image has more bits than are kept."""
+        with _opened(clip.path) as image:
+            return [DEEP] if _is_deep(image) else []
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
-    """An image as RGB, anything transparent laid over black; raises ReadError where it cannot be read."""
-    path = Path(path).expanduser()
-    try:
-        with Image.open(path) as image:
-            return over_black(np.asarray(image.convert("RGBA")))
-    except FileNotFoundError:
-        raise ReadError(path, "there is no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
-        raise ReadError(path, f"Pillow cannot read it ({error})") from error
+    """An image as RGB, upright, anything transparent laid over black; raises ReadError where it cannot be read."""
+    with _opened(Path(path).expanduser()) as image:
+        return _to_rgb(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """The width and height of an image, upright; raises ReadError where it cannot be read."""
+    with _opened(path) as image:
+        return _upright_size(image)
 
 
 def is_still(path: Path) -> bool:
-    """Whether a file is one image, neither a video nor a strip of frames; raises ReadError for a damaged image."""
-    return path.suffix.lower() in StripReader.suffixes and _frame_count(read_image(path)) < 2
+    """Whether a file is one image, neither a video, an animation nor a strip; raises ReadError for a damaged image."""
+    if path.suffix.lower() not in SUFFIXES:
+        return False
+    with _opened(path) as image:
+        return getattr(image, "n_frames", 1) == 1 and frames_in_strip(*_upright_size(image)) < 2
 
 
-def _frame_count(image: UInt8[np.ndarray, "H W 3"]) -> int:
+def frames_in_strip(width: int, height: int) -> int:
     """How many square frames lie side by side in an image; 0 where its width is no multiple of its height."""
-    frames, rest = divmod(image.shape[1], image.shape[0])
+    frames, rest = divmod(width, height)
     return 0 if rest else frames
 
 
-def _split(path: Path) -> UInt8[np.ndarray, "T S S 3"]:
-    """The square frames that lie side by side in an image."""
-    image = read_image(path)
-    frames = _frame_count(image)
-    if frames < 2:
-        raise ReadError(path, f"an image of {image.shape[1]}x{image.shape[0]} is not a strip of square frames")
-    return np.stack(np.split(image, frames, axis=1))
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image, not decoded yet; Pillow's errors, here or in the body, become ReadErrors."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise ReadError(path, "there is no such file") from None
+    except ReadError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # all of Pillow's
+        raise ReadError(path, f"Pillow cannot read it ({error})") from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """The size as shown: EXIF orientations from 5 on swap the sides."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
+
+
+def _seconds(image: Image.Image) -> float:
+    """How long the current page is shown; browsers take 10 ms or less for 100 ms."""
+    milliseconds = float(image.info.get("duration") or 0)
+    return milliseconds / 1000 if milliseconds > 10 else 0.1 if "duration" in image.info else 1 / NOMINAL_FPS
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has 16 bits of grey."""
+    return image.mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """The current page as upright RGB."""
+    if _is_deep(image):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in {"I", "F"}:
+        raise ValueError(f"its values are of mode {image.mode}, not 8 or 16 bits")
+    return over_black(np.asarray(ImageOps.exif_transpose(image).convert("RGBA")))

@@ -2,61 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from functools import partial
+from itertools import islice, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
+from av.error import BlockingIOError, EOFError, FFmpegError  # of FFmpeg, not the system's
+from av.filter import Graph
+from av.stream import Disposition
 from av.video.stream import VideoStream
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
-from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, over_black, select_frames
+from kinema.data.readers.base import HELD, NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
+from kinema.data.readers.display import Display, high_range, is_possible, square_size, turned
 
 __all__ = ["VideoReader"]
 
-NOMINAL_FPS = 25.0  # of a frame without a duration in a file without a rate
+STAMPS = 256  # packets from whose time stamps a rate is measured
+NEAR = 0.005  # share by which a stated rate may be off
+LATE = 1.5  # intervals; with a later frame, some are missing before it
+BEFORE = 32  # frames, decoded before those that come first in the file, between a hole in it and one in time
+SKIPPED = {  # bytes that a demuxer passes over between two packets of an undamaged file, at most
+    "matroska,webm": 512,
+    "flv": 512,
+    "asf": 16_384,
+    "ogg": 131_072,
+}
+LOST = 0.25  # share of the bytes of the missing time
 
 
 class VideoReader(Reader):
-    """Reads videos by their time stamps, turned upright, anything transparent laid over black."""
+    """Reads videos by their time stamps, as a player shows them: upright, with square pixels, over black.
+
+    Interlaced frames are deinterlaced and high dynamic range is brought to the standard one. A picture that is shown
+    for longer than `HELD` seconds, as where a recorder paused, is shown for as long only.
+    """
 
     suffixes = frozenset(
         """
-        .3g2 .3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogg .ogv .ts .vob .webm .wmv .y4m
+        .264 .265 .3g2 .3gp .amv .apng .asf .av1 .avi .avs2 .dav .divx .dnxhd .dv .f4v .flc .fli .flv .gif .gxf .h261
+        .h263 .h264 .h265 .hevc .ismv .ivf .ivr .j2k .jxl .m1v .m2t .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mk3d .mkv .mov
+        .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nsv .nut .obu .ogg .ogm .ogv .ogx .qt .rm .rmvb .roq .swf .tod .ts .vc1
+        .vob .webm .wmv .wtv .xmv .y4m .yuv4mpeg
         """.split()  # noqa: SIM905
     )
 
     def info(self, clip: Clip) -> ClipInfo:
-        """What the header and the first frame say; a rate that the header leaves open is measured from all frames."""
-        with _opened(clip.path) as container:
-            stream = _video_stream(container, clip.path)
-            stream.codec_context.thread_count = 1
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise ReadError(clip.path, "it has no frames")
-            size = frame.width, frame.height
-            width, height = size[::-1] if _quarter_turns(frame) % 2 else size
+        """What the header, the first frame and the first time stamps say."""
+        path = clip.path
+        with _opened(path) as container:
+            stream = _video_stream(container, path)
+            fps, stated = _rate(_stamps(container, stream, STAMPS), stream), container.duration
+            seconds = None
+            if stated:
+                seconds = max(0.0, min(stated / av.time_base, clip.stop or stated / av.time_base) - clip.start)
             audio = container.streams.best("audio")
             sample_rate = audio.codec_context.sample_rate if isinstance(audio, av.AudioStream) else None
-            fps = stream.average_rate
-            stated = container.duration and container.duration / av.time_base
-        seconds = None
-        if stated:
-            seconds = max(0.0, min(stated, clip.stop or stated) - clip.start)
-        return ClipInfo(width, height, float(fps or _measured_rate(clip.path)), sample_rate, None, seconds)
+        frame, pixel = _first_frame(path)
+        width, height = square_size(frame.width, frame.height, pixel)
+        return ClipInfo(*((height, width) if turned(frame) else (width, height)), fps, sample_rate, None, seconds)
 
-    def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
         """Yield the frames by their time stamps."""
-        yield from map(_ToRGB(), select_frames(_decode(clip.path, threads), clip, fps))
+        with _opened(clip.path) as container:
+            display = Display(_video_stream(container, clip.path).sample_aspect_ratio)
+        for start, seconds, frame in _decode(clip.path, threads):
+            yield start, seconds, partial(display, frame)
+
+    def notes(self, clip: Clip) -> list[str]:
+        """What is changed or missing in its frames, beside what a player shows."""
+        path, found = clip.path, []
+        with _opened(path) as container:
+            stream = _video_stream(container, path)
+            tracks = sum(not one.disposition & Disposition.attached_pic for one in container.streams.video)
+            has_alpha = stream.metadata.get("alpha_mode") == "1"
+            stamps = _stamps(container, stream)
+        frame, pixel = _first_frame(path)
+        if range_name := high_range(frame):
+            found.append(f"high dynamic range ({range_name}), brought to the standard one")
+        if frame.interlaced_frame:
+            found.append("interlaced, deinterlaced")
+        bits = max(component.bits for component in frame.format.components)
+        if bits > 8 and len(frame.format.components) == 1:
+            found.append(
+                f"grey of {bits} bits, of which the upper 8 are kept: if it is depth, scale it to 8 bits first"
+            )
+        if has_alpha:
+            found.append("its transparency is not read")
+        if tracks > 1:
+            found.append(f"{tracks} tracks of pictures, of which the best is read")
+        if pixel and not is_possible(pixel):
+            found.append(f"pixels {float(pixel):g} times as wide as high, which cannot be right, are taken for square")
+        if jumps := [(a, b - a) for a, b in pairwise(stamps) if b - a > HELD]:
+            at, longest = max(jumps, key=itemgetter(1))
+            found.append(
+                f"a picture that stands for more than {HELD:g} s is shown for {HELD:g} s ({len(jumps)} times, the "
+                f"longest for {longest:.1f} s, {at - stamps[0]:.2f} s after the start)"
+            )
+        return found
 
     def audio(self, clip: Clip, rate: int) -> Float32[np.ndarray, " samples"]:
         """The sound from the clip's first frame on, mono: the mean of the channels.
 
-        FFmpeg's own mix to mono may exceed 1.
+        FFmpeg's own mix to mono may exceed 1. Where a picture is shown for `HELD` seconds only, so is the sound.
         """
         path, stop = clip.path, clip.stop
         with _opened(path) as container:
@@ -68,11 +122,18 @@ class VideoReader(Reader):
                 origin = float(video.start_time * video.time_base)
             resampler = av.AudioResampler(format="fltp", rate=rate)
             begin: float | None = None
-            pieces = []
-            for frame in container.decode(stream):
-                begin = frame.time if begin is None else begin
-                pieces += [piece.to_ndarray() for piece in resampler.resample(frame)]
-                if stop is not None and frame.time is not None and frame.time > origin + stop + 1:
+            stamps, pieces = [], []
+            for packet in container.demux():
+                time = _time(packet)
+                if video and packet.stream.index == video.index and time is not None:
+                    stamps.append(time - origin)
+                if packet.stream.index != stream.index:
+                    continue
+                for frame in packet.decode():
+                    assert isinstance(frame, av.AudioFrame)
+                    begin = frame.time if begin is None else begin
+                    pieces += [piece.to_ndarray() for piece in resampler.resample(frame)]
+                if stop is not None and time is not None and time > origin + stop + 1:
                     break
             if not pieces:
                 raise ReadError(path, "its audio track is empty")
@@ -80,15 +141,47 @@ class VideoReader(Reader):
         sound = np.concatenate(pieces, axis=1).mean(axis=0, dtype=np.float32).clip(-1, 1)
         late = round(((begin or 0.0) - origin) * rate)  # samples
         sound = np.pad(sound, (late, 0)) if late > 0 else sound[-late:]
-        return sound[round(clip.start * rate) : None if stop is None else round(stop * rate)]
+        kept, at = [], clip.start
+        for a, b in pairwise(sorted(stamps)):
+            if b - a > HELD and a >= clip.start and b <= (stop or b):
+                kept.append(sound[round(at * rate) : round((a + HELD) * rate)])
+                at = b
+        kept.append(sound[round(at * rate) : None if stop is None else round(stop * rate)])
+        return np.concatenate(kept)
 
 
-def _measured_rate(path: Path) -> float:
-    """Average frames a second by the time stamps of all frames."""
-    frames, end = 0, 0.0
-    for start, seconds, _ in _decode(path):
-        frames, end = frames + 1, start + seconds
-    return frames / end
+def _stamps(container: InputContainer, stream: VideoStream, most: int | None = None) -> list[float]:
+    """The time stamps of a stream's packets in seconds, in order, at most so many of them."""
+    if container.format.name.startswith("mov") and stream.time_base:  # whose index has all
+        return sorted(float(entry.timestamp * stream.time_base) for entry in islice(stream.index_entries, most))
+    packets = islice((packet for packet in container.demux(stream) if packet.pts is not None), most)
+    return sorted(time for packet in packets if (time := _time(packet)) is not None)
+
+
+def _time(packet: av.Packet) -> float | None:
+    """The time stamp of a packet in seconds."""
+    return None if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)
+
+
+def _rate(stamps: list[float], stream: VideoStream) -> float:
+    """Frames a second by time stamps, or what the header states where it is near; pauses do not count."""
+    intervals = [b - a for a, b in pairwise(stamps) if 0 < b - a <= HELD]
+    stated = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    if not intervals:
+        return stated[0] if stated else NOMINAL_FPS
+    measured = len(intervals) / sum(intervals)
+    return next((rate for rate in stated if abs(rate / measured - 1) < NEAR), measured)
+
+
+def _first_frame(path: Path) -> tuple[av.VideoFrame, Fraction | None]:
+    """The first frame, and the width of a pixel by its height."""
+    with _opened(path) as container:
+        stream = _video_stream(container, path)
+        stream.codec_context.thread_count = 1
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise ReadError(path, "it has no frames")
+        return frame, stream.sample_aspect_ratio
 
 
 def _decode(path: Path, threads: int = 0) -> Iterator[tuple[float, float, av.VideoFrame]]:
@@ -97,23 +190,24 @@ def _decode(path: Path, threads: int = 0) -> Iterator[tuple[float, float, av.Vid
         stream = _video_stream(container, path)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
         interval = 1 / float(stream.average_rate or NOMINAL_FPS)
-        count, origin, last, end = 0, 0.0, 0.0, 0.0
-        for packet in container.demux():
+        packets, fields = _Packets(container), _Fields(stream)
+        count, origin, last = 0, 0.0, 0.0
+        for packet in packets:
             if packet.is_corrupt:
                 raise ReadError(path, f"it is damaged or cut short after frame {count}")
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * float(packet.time_base))
-            if packet.stream_index != stream.index:
+            if packet.stream.index != stream.index:  # of the last, empty packets stream_index is 0
                 continue
-            for frame in packet.decode():
-                assert isinstance(frame, av.VideoFrame)
-                if frame.is_corrupt:
-                    raise ReadError(path, f"it is damaged or cut short after frame {count}")
+            frames = packet.decode()
+            if any(frame.is_corrupt for frame in frames):
+                raise ReadError(path, f"it is damaged or cut short after frame {count}")
+            for frame in fields.join(frames, last=packet.size == 0):
                 time = frame.time
                 if count == 0:
                     time = origin = time or 0.0
                 elif time is None or time <= last:  # decoders give frames in the order of showing: the stamp is wrong
                     time = last + interval
+                elif time - last > LATE * interval and packets.skipped(time - last):
+                    raise ReadError(path, f"it is damaged: {time - last:.2f} s are missing after frame {count}")
                 last = time
                 seconds = (frame.duration or 0) * float(frame.time_base or 0)
                 yield time - origin, seconds or interval, frame
@@ -122,8 +216,77 @@ def _decode(path: Path, threads: int = 0) -> Iterator[tuple[float, float, av.Vid
             raise ReadError(path, "it has no frames")
         # FFmpeg takes a cut Matroska file for one that ends there; only the header's duration tells.
         stated = (container.duration or 0) / av.time_base
-        if container.format.name.startswith("matroska") and end + 1.5 * interval < stated:
-            raise ReadError(path, f"it is cut short: {end:.2f} s of the {stated:.2f} s that its header states")
+        if container.format.name.startswith("matroska") and packets.end + LATE * interval < stated:
+            raise ReadError(path, f"it is cut short: {packets.end:.2f} s of the {stated:.2f} s that its header states")
+
+
+class _Packets:
+    """The packets of a file, and where its demuxer passed over damage.
+
+    Some demuxers look for the next packet after bytes that they do not understand, and say nothing.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        self.container, self.end = container, 0.0  # seconds
+        self._least = SKIPPED.get(container.format.name)
+        self._bytes_a_second = container.size / container.duration * av.time_base if container.duration else 0.0
+        self._gaps: list[tuple[int, int]] = []  # number of a packet, and the bytes passed over before it
+        self._number = 0
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        place = None
+        for packet in self.container.demux():
+            self._number += 1
+            if packet.pts is not None and packet.time_base is not None:
+                self.end = max(self.end, (packet.pts + (packet.duration or 0)) * float(packet.time_base))
+            if packet.pos is not None and packet.pos >= 0 and packet.size:
+                if place is not None and self._least is not None and packet.pos - place > self._least:
+                    self._gaps.append((self._number, packet.pos - place))
+                place = packet.pos + packet.size
+            yield packet
+
+    def skipped(self, seconds: float) -> bool:
+        """Whether a good part of the bytes of a missing stretch were passed over lately."""
+        least = LOST * seconds * self._bytes_a_second
+        return any(self._number - number < BEFORE and size > least for number, size in self._gaps)
+
+
+class _Fields:
+    """Joins the two fields of interlaced frames, which are half an interval apart (FFmpeg's bwdif)."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self.stream, self.graph = stream, None
+
+    def join(self, frames: Iterable[av.VideoFrame], last: bool) -> Iterator[av.VideoFrame]:
+        """Yield the frames, each without its other field; the filter holds back one until it is the `last` call."""
+        for frame in frames:
+            if self.graph is None and frame.interlaced_frame:
+                self.graph = self._make(frame)
+            if self.graph is None:
+                yield frame
+                continue
+            self.graph.push(frame)
+            yield from self._ready()
+        if last and self.graph is not None:
+            self.graph.push(None)
+            yield from self._ready()
+
+    def _make(self, frame: av.VideoFrame) -> Graph:
+        graph = Graph()
+        source = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=frame.time_base or self.stream.time_base,
+        )
+        graph.link_nodes(source, graph.add("bwdif", "send_frame:auto:interlaced"), graph.add("buffersink")).configure()
+        return graph
+
+    def _ready(self) -> Iterator[av.VideoFrame]:
+        assert self.graph is not None
+        with suppress(BlockingIOError, EOFError):
+            while True:
+                yield self.graph.vpull()
 
 
 @contextmanager
@@ -142,21 +305,3 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     if not isinstance(stream, VideoStream):
         raise ReadError(path, "there is no video track in it")
     return stream
-
-
-class _ToRGB:
-    """Makes frames upright RGB; one converter for all, as setting one up takes longer than converting a frame."""
-
-    def __init__(self) -> None:
-        self.converter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-        image = self.converter.reformat(frame, format="rgba" if transparent else "rgb24", threads=1).to_ndarray()
-        image = over_black(image) if transparent else image
-        return np.ascontiguousarray(np.rot90(image, _quarter_turns(frame)))
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """How many quarter turns, counterclockwise, put the frame upright."""
-    return round(frame.rotation / 90)

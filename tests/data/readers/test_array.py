@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinema.data.folder import scan
+from kinema.data.readers.array import ArrayReader
+from kinema.data.readers.base import Clip, ReadError, find_reader, probe
+
+CLIP = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), np.uint8)
+
+
+def read(path: Path, member: str = "") -> np.ndarray:
+    return np.stack(list(ArrayReader().frames(Clip(path, member))))
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (CLIP, CLIP),
+        (CLIP.transpose(0, 3, 1, 2), CLIP),
+        (CLIP.transpose(3, 0, 1, 2), CLIP),
+        (CLIP[..., 0], CLIP[..., :1].repeat(3, -1)),
+        (CLIP[..., :1], CLIP[..., :1].repeat(3, -1)),
+        (CLIP.astype(np.float32) / 255, CLIP),
+        (CLIP.astype(np.float64) / 127.5 - 1, CLIP),
+        (CLIP.astype(np.int64), CLIP),
+        (CLIP > 127, (CLIP > 127) * np.uint8(255)),
+    ],
+)
+def test_layouts_and_values(tmp_path: Path, array: np.ndarray, expected: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(read(tmp_path / "a.npy"), expected)
+    info = probe(Clip(tmp_path / "a.npy"))
+    assert (info.width, info.height, info.fps, info.frames) == (24, 16, 25, 5)
+
+
+def test_a_file_of_many_clips(tmp_path: Path) -> None:
+    many, actions = np.stack([CLIP, 255 - CLIP]), np.zeros((5, 2))
+    np.savez_compressed(tmp_path / "set.npz", many=many, one=CLIP, fps=12.5, actions=actions)
+    folder = scan(tmp_path)
+    assert [clip.member for clip in folder.clips] == ["many[0]", "many[1]", "one"]
+    np.testing.assert_array_equal(read(tmp_path / "set.npz", "many[1]"), 255 - CLIP)
+    assert probe(folder.clips[2]).fps == 12.5
+
+
+def test_hdf5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="needs h5py, of the extra hdf5")
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["train/a"], file["train/b"], file["fps"] = CLIP, np.stack([CLIP, CLIP]), 5
+    assert [clip.member for clip in scan(tmp_path).clips] == ["train/a", "train/b[0]", "train/b[1]"]
+    np.testing.assert_array_equal(read(tmp_path / "set.h5", "train/b[1]"), CLIP)
+    assert probe(Clip(tmp_path / "set.h5", "train/a")).fps == 5
+
+
+def test_arrays_of_other_things_are_no_clips(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", CLIP)
+    np.save(tmp_path / "steering.npy", np.zeros((5, 2)))
+    np.save(tmp_path / "points.npy", np.zeros((5, 17, 3)))
+    folder = scan(tmp_path)
+    assert [clip.path.name for clip in folder.clips] == ["a.npy"]
+    assert folder.notes == ("2 files are passed over, as there are no clips in them: points.npy, steering.npy",)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((5, 16, 24), 1000, np.uint16), "values are uint16 from 1000 to 1000"),
+        (np.full((5, 16, 24), np.nan), "values are float64 from nan"),
+    ],
+)
+def test_values_that_are_no_levels(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ReadError, match=message):
+        read(tmp_path / "a.npy")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    for name in ("a.npy", "a.npz", "a.h5"):
+        (tmp_path / name).write_bytes(b"nothing")
+        clip = find_reader(tmp_path / name).clips(tmp_path / name)[0]
+        with pytest.raises(ReadError, match=f"{name}: (its arrays cannot be read|HDF5 needs h5py)"):
+            probe(clip)
