@@ -149,7 +149,7 @@ def test_data_check(make_clip, tmp_path, kinema):
     assert (status, err) == (0, "")
     rows = dict(re.findall(r"│ (\S[^│]*?) +│ (\S[^│]*?) +│", out))
     assert rows["clips"] == "4 found, 3 usable, 1 skipped"
-    assert rows["frames"] == "9 to 12, 31 in all"
+    assert rows["frames"] == "8 to 10, 27 in all: 0.40 to 0.50 s at 20 a second"
     assert rows["sizes"] == "48x32 (2), 64x48 (1)"
     assert rows["frame rates"] == "25 (2), 20 (1)"
     assert rows["sound"] == "44100 Hz (1)"

@@ -38,11 +38,12 @@ class SlowReader(Reader):
     def info(self, clip):
         return ClipInfo(8, 8, 25.0, None)
 
-    def frames(self, clip, fps=None, threads=0):
+    def recording(self, clip, threads=0):
         (here / f"{clip.path.stem}.{uuid4().hex}.decoded").touch()
         for k in range(6):
             time.sleep(0.02)
-            yield np.full((8, 8, 3), int(clip.path.stem) * 10 + k, np.uint8)
+            frame = np.full((8, 8, 3), int(clip.path.stem) * 10 + k, np.uint8)
+            yield k / 25, 1 / 25, lambda frame=frame: frame
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,8 @@ def test_rate_of_the_source(five, make_clip):
     assert FolderSource(five(fps=12.5)).spec.fps == 12.5
     assert FolderSource(five(fps=50.0, frames=20)).batch(0, 2, seed=0).frames.shape[1] == 20
     make_clip("set/other.mp4", rate=30)
-    assert FolderSource(five()).spec.fps is None
+    mixed = FolderSource(five())
+    assert mixed.spec.fps == 25 and mixed.mixed_rates and mixed.rates == (25, 30)  # the median
 
 
 def test_frames_cover_the_size_and_are_cropped_at_the_centre(make_clip, config):
@@ -203,20 +205,21 @@ def test_frames_are_resized_as_pillow_resizes_them():
 def test_a_video_whose_frames_change_in_size_is_read(five, monkeypatch):
     sizes = [(32, 32)] * 5 + [(16, 24)] * 5
     frames = [np.full((*size, 3), 100 + k, np.uint8) for k, size in enumerate(sizes)]
-    monkeypatch.setattr(VideoReader, "frames", lambda self, clip, fps, threads: iter(frames))
+    timed = [(k / 25, 1 / 25, partial(np.asarray, frame)) for k, frame in enumerate(frames)]
+    monkeypatch.setattr(VideoReader, "recording", lambda self, clip, threads: iter(timed))
     read = FolderSource(five()).read([(0, 3)]).frames[0]
     assert read.float().mean((1, 2, 3)).round().tolist() == [103, 104, 105, 106]
 
 
 def decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are decoded from now on."""
-    calls, frames = list[str](), VideoReader.frames
+    calls, recording = list[str](), VideoReader.recording
 
-    def recorded(self: VideoReader, clip: Clip, fps: float | None = None, threads: int = 0):
+    def recorded(self: VideoReader, clip: Clip, threads: int = 0):
         calls.append(clip.path.name)
-        return frames(self, clip, fps, threads)
+        return recording(self, clip, threads)
 
-    monkeypatch.setattr(VideoReader, "frames", recorded)
+    monkeypatch.setattr(VideoReader, "recording", recorded)
     return calls
 
 
@@ -273,11 +276,11 @@ def test_other_code_decodes_anew(five, monkeypatch):
 
 
 def test_an_interrupted_decode_leaves_nothing(five, tmp_path, monkeypatch):
-    def interrupted(self, clip, fps, threads):
-        yield np.zeros((32, 32, 3), np.uint8)
+    def interrupted(self, clip, threads):
+        yield 0.0, 0.04, partial(np.zeros, (32, 32, 3), np.uint8)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(VideoReader, "frames", interrupted)
+    monkeypatch.setattr(VideoReader, "recording", interrupted)
     with pytest.raises(KeyboardInterrupt):
         FolderSource(five())
     assert list((tmp_path / "cache" / "clips").iterdir()) == []

@@ -67,7 +67,7 @@ def test_metadata(tmp_path, table, text):
     (tmp_path / table).write_text(text, encoding="utf-8")
     folder = scan(tmp_path)
     assert names(folder) == ["2.mp4", "a/1.mp4"]
-    assert [(clip.label, clip.caption) for clip in folder.clips] == [("3", None), ("7", "one, two")]
+    assert [(clip.label, clip.caption) for clip in folder.clips] == [("3", ""), ("7", "one, two")]
     assert folder.classes == ("3", "7")
     assert folder.skipped == (
         Skipped("2.mp4", f"named again in {table}; its first row is used"),
@@ -81,7 +81,7 @@ def test_metadata_of_a_subfolder_governs_that_folder_only(tmp_path):
     (tmp_path / "a" / "metadata.csv").write_text("file_name,caption\n1.mp4,one\n")
     folder = scan(tmp_path)
     assert names(folder) == ["a/1.mp4", "b/1.mp4"]
-    assert [(clip.label, clip.caption) for clip in folder.clips] == [("a", "one"), ("b", None)]
+    assert [(clip.label, clip.caption) for clip in folder.clips] == [("a", "one"), ("b", "")]
     assert folder.skipped == (Skipped("a/2.mp4", "no row in a/metadata.csv"),)
 
 
@@ -104,7 +104,7 @@ def test_a_row_without_a_label_is_skipped_where_others_have_one(tmp_path):
 @pytest.mark.parametrize(
     ("table", "text", "message"),
     [
-        ("metadata.csv", "file,caption\n1.mp4,one\n", r"metadata.csv, line 1: it has no column file_name"),
+        ("metadata.csv", "name,caption\n1.mp4,one\n", r"metadata.csv, line 1: it has no column file_name"),
         ("metadata.csv", "", r"metadata.csv, line 1: it has no column file_name"),
         ("metadata.csv", "file_name,caption\n1.mp4,one\n,two\n", r"metadata.csv, line 3: there is no file_name"),
         ("metadata.jsonl", '{"file_name": "1.mp4"}\n{"file_name": \n', r"metadata.jsonl, line 2: Expecting value"),

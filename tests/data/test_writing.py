@@ -188,7 +188,7 @@ def test_a_writer_closes_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one size"):
         broken.write(halves(2, 24))
     broken.close()
-    assert [p.name for p in tmp_path.iterdir()] == ["clip.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.npy", "clip.npy.json"]
 
 
 MEMORY = """

@@ -93,7 +93,7 @@ def test_files_are_decoded_while_others_are_measured_and_no_more_than_are_needed
         make_clip(f"many/{number:02d}.mp4", frames=8, size=(32, 32), rate=10)
     (tmp_path / "many" / "60.mp4").write_bytes(b"nothing")
     decoded, measured = list[str](), list[int]()
-    read, of_clips = VideoReader.frames, rows_module._parallel_measures
+    read, of_clips = VideoReader.recording, rows_module._parallel_measures
 
     def reading(self, clip, *settings):
         decoded.append(clip.path.name)
@@ -104,7 +104,7 @@ def test_files_are_decoded_while_others_are_measured_and_no_more_than_are_needed
         return of_clips(frames)
 
     monkeypatch.setattr(clips_of, "PREFETCH", 2)
-    monkeypatch.setattr(VideoReader, "frames", reading)
+    monkeypatch.setattr(VideoReader, "recording", reading)
     monkeypatch.setattr(rows_module, "_parallel_measures", measuring)
     found = one(evaluate([str(tmp_path / "many")], None, replace(SMALL, clips=32), cpu))
     assert measured[0] < 60 and len(measured) == 2 and len(decoded) == len(set(decoded)) <= 34

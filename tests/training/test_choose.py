@@ -94,12 +94,12 @@ def test_labels_that_are_names_are_left_out_and_classes_are_not(make_clip, tmp_p
     assert reason(choice, "conditions") == "2 labels, known frames and regions: not used: one caption for all clips"
 
 
-def test_sound_and_captions_of_some_are_named_as_unused(make_clip, tmp_path: Path) -> None:
+def test_sound_is_named_as_unused_and_captions_of_some_are_used(make_clip, tmp_path: Path) -> None:
     make_clip("set/a.mp4", 40, tone=1.0)
     make_clip("set/b.mp4", 40, tone=1.0)
     (tmp_path / "set/metadata.csv").write_text("file_name,caption\na.mp4,one\nb.mp4,\n")
     said = reason(chosen(tmp_path / "set"), "conditions")
-    assert "captions of 1 of 2 clips only" in said and "--data.audio" in said
+    assert "captions (2 different)" in said and "--data.audio" in said
 
 
 def test_one_slow_clip_does_not_set_the_rate_of_all(make_clip, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ from kinema.cli.train import overruled, show
 from kinema.codecs.transform import rate_distortion
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped, scan
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
 from kinema.data.writing import contact_sheet, write_image
 from kinema.runtime.device import detect_runtime
 from kinema.training.choose import choose
@@ -62,13 +63,13 @@ def main(words: Sequence[str]) -> None:
         raise ValueError("kinema data check FOLDER: leave --data.source out")
     folder = scan(arguments.folder, arguments.data.label)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        infos = [info for info in pool.map(_probe, folder.clips) if info is not None]
+        infos = [info for info in pool.map(_info, folder.clips) if info is not None]
     config = replace(arguments.data, source=arguments.folder)
     source = FolderSource(config)
-    held_out, unusable = _held_out(config) if source.other_clips else (0, ())
+    held_out, unusable = _held_out(config) if source.other_clips else ([], ())
     all_skipped = tuple(sorted({*source.skipped, *unusable}, key=lambda one: one.name))
     console = Console()
-    console.print(_table(folder, infos, len(source.clips), held_out, all_skipped))
+    console.print(_table(folder, infos, source.lengths, held_out, all_skipped, source.spec.fps))
     for line in notes(source):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for skipped in all_skipped:
@@ -104,36 +105,42 @@ def _codec_lines(source: FolderSource) -> list[str]:
     return lines
 
 
-def _probe(clip: Clip) -> ClipInfo | None:
+def _info(clip: Clip) -> ClipInfo | None:
     try:
-        return probe(clip)
-    except ReadError:
+        return find_reader(clip.path).info(clip)
+    except (ReadError, OSError):
         return None  # the source names it, with the reason
 
 
-def _held_out(config: DataConfig) -> tuple[int, tuple[Skipped, ...]]:
-    """How many held-out clips can be used, and those that cannot."""
-    clips = FolderClips(config, "held out")
-    try:
-        usable = sum(frames > 0 for _, frames in clips.decode(range(len(clips.clips))))
-    except NoClips:
-        usable = 0
-    return usable, clips.skipped
+def _held_out(config: DataConfig) -> tuple[list[int], tuple[Skipped, ...]]:
+    """The frames of the held-out clips that can be used, and those that cannot."""
+    clips, lengths = FolderClips(config, "held out"), []
+    with suppress(NoClips):
+        lengths += [frames for _, frames in clips.decode(range(len(clips.clips))) if frames]
+    return lengths, clips.skipped
 
 
-def _table(folder: Folder, infos: list[ClipInfo], training: int, held_out: int, skipped: tuple[Skipped, ...]) -> Table:
+def _table(
+    folder: Folder,
+    infos: list[ClipInfo],
+    training: list[int],
+    held_out: list[int],
+    skipped: tuple[Skipped, ...],
+    fps: float | None,
+) -> Table:
+    """What there is: `training` and `held_out` are the frames of clips as training sees them, `fps` a second."""
     table = Table(title=escape(str(folder.root)), show_header=False)
-    lengths = [info.frames or 0 for info in infos]
-    seconds = [frames / info.fps for frames, info in zip(lengths, infos, strict=True)]
+    lengths = [*training, *held_out]
     labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
     captions = sum(clip.caption is not None for clip in folder.clips)
-    usable = training + held_out
+    usable = len(lengths)
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
     by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else "by file"
-    table.add_row("held out of training", f"{held_out} of {usable}, {by}" if held_out else "none")
+    by = "by the splits of the folder" if any(clip.split for clip in folder.clips) else by
+    table.add_row("held out of training", f"{len(held_out)} of {usable}, {by}" if held_out else "none")
+    seconds = "" if fps is None else f": {min(lengths) / fps:.2f} to {max(lengths) / fps:.2f} s at {fps:.4g} a second"
+    table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all{seconds}")
     if infos:
-        table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all")
-        table.add_row("seconds", f"{min(seconds):.2f} to {max(seconds):.2f}, {sum(seconds):,.1f} in all")
         table.add_row("sizes", _counts(Counter(f"{info.width}x{info.height}" for info in infos)))
         table.add_row("frame rates", _counts(Counter(f"{info.fps:.4g}" for info in infos)))
         sample_rates = Counter(f"{info.sample_rate} Hz" for info in infos if info.sample_rate)

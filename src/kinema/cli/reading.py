@@ -18,7 +18,7 @@ from kinema.data.clips import DataConfig, FolderSource, Source, open_source
 from kinema.data.decoded import resize
 from kinema.data.folder import Skipped, labels_are_names, scan
 from kinema.data.readers.base import Clip, ReadError, find_reader
-from kinema.data.readers.strip import is_still, read_image
+from kinema.data.readers.image import is_still, read_image
 from kinema.sampling.model import Model
 
 __all__ = ["first_frames", "frames_for", "notes", "open_and_report", "read_each", "read_mask", "report"]
@@ -46,9 +46,15 @@ def open_and_report(config: DataConfig, quiet: bool = False) -> Source:
 
 def notes(source: Source) -> list[str]:
     """What a person should know of how a folder's clips are used, a line each."""
-    lines = []
     if not isinstance(source, FolderSource):
-        return lines
+        return []
+    lines = [*source.notes]
+    if source.mixed_rates:
+        low, high = source.rates
+        lines.append(
+            f"clips have {low:.4g} to {high:.4g} frames a second, and all count as {source.spec.fps:.4g}, the median: "
+            "--data.fps brings them to one rate"
+        )
     if source.padded:
         seconds = f" at {source.spec.fps:.4g} fps" if source.spec.fps else ""
         lines.append(

@@ -158,6 +158,7 @@ class FolderClips:
         """Find the clips."""
         folder = scan(config.source, config.label)
         self.config, self.classes, self._root, self._skipped = config, folder.classes, folder.root, [*folder.skipped]
+        self._notes = folder.notes
         self.grouped_by, held = folder.grouped_by, held_out(folder, config.holdout)
         least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
         size = config.height, config.width, config.fit
@@ -180,7 +181,8 @@ class FolderClips:
         """Set what the clips have in common, `spec`, and what is the chosen ones': `key`, labels and captions."""
         config, clips, known = self.config, self.clips, [*self._entries, *self._others]
         rates = [entry.fps for entry in known]
-        fps = float(np.median(rates)) if max(rates) <= 1.01 * min(rates) else None
+        self.rates = min(rates), max(rates)
+        fps = float(np.median(rates))
         columns = {0 if entry.actions is None else entry.actions.shape[1] for entry in known}
         if len(columns) > 1:
             raise ValueError(
@@ -188,7 +190,7 @@ class FolderClips:
             )
         if config.flip and columns != {0}:
             raise ValueError("flip mirrors clips but not their actions: leave --data.flip out")
-        if config.audio and fps is None:
+        if config.audio and self.mixed_rates:
             raise ValueError(
                 f"{self._root}: its clips differ in frames a second: give --data.fps, or evaluate's --fps, for sound"
             )
@@ -208,6 +210,11 @@ class FolderClips:
         return [entry.clip for entry in self._entries]
 
     @property
+    def mixed_rates(self) -> bool:
+        """Whether clips differ in frames a second, by more than a hundredth."""
+        return self.rates[1] > 1.01 * self.rates[0]
+
+    @property
     def other_clips(self) -> list[Clip]:
         """Those that are not in this part of the folder."""
         return [entry.clip for entry in self._others]
@@ -216,6 +223,24 @@ class FolderClips:
     def skipped(self) -> tuple[Skipped, ...]:
         """The clips that could not be used so far, by name."""
         return tuple(sorted(self._skipped, key=lambda skipped: skipped.name))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is used of the folder and what not, and what was changed in decoded clips, a line each."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for number, decoded in sorted(self._decoded.items()):
+            for note in decoded.notes:  # those that differ in numbers only are one
+                found.setdefault(note.split(":")[0].split(" (")[0], []).append((self.name(number), note))
+        of_clips = [
+            f"{name}: {note}" if len(those) == 1 else f"{len(those)} clips, the first {name}: {note}"
+            for those in found.values()
+            for name, note in those[:1]
+        ]
+        return (*self._notes, *of_clips)
+
+    def name(self, clip: int) -> str:
+        """What the clip of this number is called."""
+        return clip_name(self._entries[clip].clip, self._root)
 
     def _skip(self, clip: Clip, reason: str) -> None:
         self._skipped.append(Skipped(clip_name(clip, self._root), reason))
@@ -281,7 +306,7 @@ class FolderClips:
             if decoded.actions is not None:
                 rows = np.minimum(np.arange(begin, begin + config.frames), decoded.shape[0] - 1)
                 actions.append(decoded.actions[rows])
-            if self.spec.audio and self.spec.fps:
+            if self.spec.audio and self.spec.fps is not None:
                 audio.append(decoded.audio(begin / self.spec.fps, config.frames / self.spec.fps))
         clips = [clip for clip, _ in windows]
         conditions = Conditions(
@@ -309,9 +334,14 @@ class FolderSource(FolderClips):
         self._summarize()
 
     @property
+    def lengths(self) -> list[int]:
+        """The frames of each clip."""
+        return [self._decoded[clip].shape[0] for clip in range(len(self.clips))]
+
+    @property
     def padded(self) -> int:
         """Clips that are shorter than `config.frames`, whose last frame is repeated."""
-        return sum(decoded.shape[0] < self.config.frames for decoded in self._decoded.values())
+        return sum(length < self.config.frames for length in self.lengths)
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each from anywhere in its clip; in an epoch each clip comes once.

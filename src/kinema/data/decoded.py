@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal
@@ -20,11 +20,12 @@ from kinema.data.cache import atomic_write, cache_folder, class_digest, code_dig
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
 
-__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "resample_actions", "resize"]
+__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "resize"]
 
 Fit = Literal["crop", "pad", "stretch"]
 
 FULL_SCALE = 32767  # of a 16-bit sample
+DARK = 64  # level; clips without a brighter pixel are told of
 BLOCK = 16  # frames that are resized at once
 
 
@@ -49,6 +50,7 @@ class ClipEntry:
             clip.member,
             clip.start,
             clip.stop,
+            clip.fps,
             clip.label,
             clip.caption,
             actions,
@@ -62,6 +64,7 @@ class DecodedClip:
     path: Path
     offset: int  # bytes before the first frame
     shape: tuple[int, int, int, int]  # T H W 3
+    notes: tuple[str, ...] = ()  # of `Reader.notes`, and of its brightness
     actions: Float32[np.ndarray, "T A"] | None = None
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
@@ -80,6 +83,16 @@ class DecodedClip:
         first, count = round(start * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
         audio = samples[first : first + count].astype(np.float32) / FULL_SCALE
         return np.pad(audio, (0, count - len(audio)))
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the cache keeps beside a clip's frames."""
+
+    fps: float
+    content: str  # a hash of the file
+    notes: list[str]  # of `Reader.notes`, and of its brightness
+    numbers: list[int] | None  # of the frames among those of the clip; None: they are all
 
 
 class ClipCache:
@@ -111,14 +124,15 @@ class ClipCache:
         try:
             stat, reader = clip.path.stat(), find_reader(clip.path)
             code = code_digest("data.decoded", "data.readers"), class_digest(type(reader))
-            stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop
+            stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop, clip.fps
             file = stat.st_size, stat.st_mtime_ns
-            path = self.folder / f"{digest(code, stretch, *file, self.size, self.fit, self.fps)}.npy"
+            by_time = self.fps or ("its own" if self.audio else None)
+            path = self.folder / f"{digest(code, stretch, *file, self.size, self.fit, by_time)}.npy"
             known = _read_metadata(path)
-            fps, content = known or (self.fps or reader.info(clip).fps, reader.fingerprint(clip))
-            return ClipEntry(
-                clip, reader, path, fps, content, None if clip.actions is None else read_actions(clip.actions)
-            )
+            fps = known.fps if known else self.fps or clip.fps or reader.info(clip).fps
+            content = known.content if known else reader.fingerprint(clip)
+            actions = None if clip.actions is None else read_actions(clip.actions)
+            return ClipEntry(clip, reader, path, fps, content, actions)
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:
@@ -137,7 +151,7 @@ class ClipCache:
                 return f"{frames} frame{'s' * (frames != 1)} at {entry.fps:.4g} fps, {self.least} are needed"
             if entry.actions is None:
                 return decoded
-            return replace(decoded, actions=resample_actions(entry, frames, self.fps))
+            return replace(decoded, actions=_actions_of(entry, frames))
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
 
@@ -159,30 +173,35 @@ class ClipCache:
 
     def _write_frames(self, entry: ClipEntry) -> None:
         height, width = self.size
-        frames = entry.reader.frames(entry.clip, self.fps, self.threads)
+        fps, numbers, brightest = entry.fps if self.fps or self.audio else None, [], 0
+        frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:
-            count = 0
-            write_header(file, "|u1", (count, height, width, 3))
-            for _, same_size in groupby(frames, np.shape):
+            write_header(file, "|u1", (0, height, width, 3))
+            for _, same_size in groupby(frames, lambda numbered: numbered[1].shape):
                 while block := list(islice(same_size, BLOCK)):
-                    file.write(resize(np.stack(block), height, width, self.fit).tobytes())
-                    count += len(block)
+                    resized = resize(np.stack([frame for _, frame in block]), height, width, self.fit)
+                    file.write(resized.tobytes())
+                    brightest = max(brightest, int(resized.max()))
+                    numbers += [number for number, _ in block]
             file.seek(0)  # the clip's length is known at its end only
-            write_header(file, "|u1", (count, height, width, 3))
+            write_header(file, "|u1", (len(numbers), height, width, 3))
+            notes = entry.reader.notes(entry.clip)
+            if brightest < DARK:
+                notes.append(f"dark: no pixel is brighter than {brightest} of 255")
+            known = Metadata(entry.fps, entry.content, notes, None if fps is None else numbers)
             with atomic_write(entry.path.with_suffix(".json")) as metadata:
-                metadata.write(json.dumps({"fps": entry.fps, "content": entry.content}).encode())
+                metadata.write(json.dumps(asdict(known)).encode())
 
 
 def _audio_path(path: Path) -> Path:
     return path.with_suffix(".audio.npy")
 
 
-def _read_metadata(path: Path) -> tuple[float, str] | None:
-    """The rate and the hash of the clip whose frames are in the cache at `path`; None where they are missing."""
+def _read_metadata(path: Path) -> Metadata | None:
+    """What is known of the clip whose frames are in the cache at `path`; None where it is missing."""
     try:
-        metadata = json.loads(path.with_suffix(".json").read_text())
-        return metadata["fps"], metadata["content"]
-    except (OSError, ValueError, KeyError):
+        return Metadata(**json.loads(path.with_suffix(".json").read_text()))
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -190,18 +209,17 @@ def _open_frames(path: Path) -> DecodedClip | None:
     """The frames in the cache at `path`; None where they are missing or incomplete."""
     try:
         frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
-        return None if _read_metadata(path) is None else DecodedClip(path, frames.offset, frames.shape)
+        known = _read_metadata(path)
+        return None if known is None else DecodedClip(path, frames.offset, frames.shape, tuple(known.notes))
     except (OSError, ValueError, EOFError):
         return None
 
 
-def resample_actions(entry: ClipEntry, frames: int, fps: float | None) -> Float32[np.ndarray, "T A"]:
-    """The actions of a clip's frames, some of which are dropped or repeated at another rate."""
-    table, path = entry.actions, entry.clip.actions
-    assert table is not None and path is not None
-    rows = np.arange(frames)
-    if fps is not None:
-        rows = (rows * entry.reader.info(entry.clip).fps / fps + 1e-3).astype(int)
+def _actions_of(entry: ClipEntry, frames: int) -> Float32[np.ndarray, "T A"]:
+    """The actions of a decoded clip's frames, some of which are dropped or repeated where they were taken by time."""
+    table, path, known = entry.actions, entry.clip.actions, _read_metadata(entry.path)
+    assert table is not None and path is not None and known is not None
+    rows = np.arange(frames) if known.numbers is None else np.array(known.numbers)
     if rows[-1] >= len(table):
         raise ReadError(path, f"it has {len(table)} rows for the clip's {rows[-1] + 1} frames")
     return table[rows]

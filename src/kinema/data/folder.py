@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kinema.data import tables
 from kinema.data.readers.base import Clip, Reader, find_reader, registered_readers
 
-__all__ = ["Folder", "Skipped", "clip_name", "labels_are_names", "scan"]
+__all__ = ["SPLITS", "Folder", "Skipped", "clip_name", "labels_are_names", "scan"]
 
 LEAST_PER_CLASS = 2  # clips
-METADATA = ("metadata.csv", "metadata.jsonl")
-GROUPS = ("patient", "speaker", "subject", "group")  # columns of the metadata; the first that has a value counts
+SPLITS = {"train": True, "training": True} | dict.fromkeys(
+    ("dev", "eval", "test", "testing", "val", "valid", "validation"), False
+)  # names of folders and in a column `split`, and whether their clips are trained on
+NAMED = 5  # files that are passed over, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Folder:
     classes: tuple[str, ...]  # in the order of their numbers: integers by value, names alphabetically
     skipped: tuple[Skipped, ...]
     grouped_by: tuple[str, ...] = ()  # the columns of the metadata that the clips' groups are from
+    notes: tuple[str, ...] = ()  # what is used and what is passed over, a line each
 
 
 def labels_are_names(classes: Sequence[str], clips: int) -> bool:
@@ -49,30 +51,34 @@ def clip_name(clip: Clip, root: Path) -> str:
 
 
 def scan(root: str | Path, label: str = "label") -> Folder:
-    """Find the clips below `root`, with captions and labels from metadata.csv or metadata.jsonl in any of its folders.
+    """Find the clips below `root`, with what tables in any of its folders, and files beside clips, say of them.
 
-    Clips are what a registered reader can read. The metadata's `file_name` is relative to the folder that it is in;
-    `caption`, `label`, `actions` (a file of numbers, relative to it too) and a group, by the column `patient`,
-    `speaker`, `subject` or `group`, are optional. Labels are those of the column `label`; "none" is no labels. Where no
-    metadata gives a label, and two or more top folders hold all the clips, these folders are the classes. Where there
-    is metadata in a file's folder or above it, a file without a row is skipped, as are a row without a file and, where
-    others have some, a row without a label or actions. Hidden files and those that no reader can read are ignored.
-    Nothing is decoded. Raises ValueError for a folder that does not exist or has no clips, and for metadata that cannot
-    be read, naming its line.
+    Clips are what a registered reader can read. Tables are metadata.csv, .tsv, .jsonl, .json or .parquet, or else other
+    such files that name files in a column of `tables.FILE`, relative to the table's folder. A caption, actions (a file
+    of numbers, relative to it too), frames a second, a group and a split are each those of the first of their columns
+    (`tables.CAPTION` and so on) that has a value; labels are those of the column `label`, and "none" is no labels. A
+    text beside a clip, of the same name, is its caption. A clip without a caption where others have one has an empty
+    one.
+
+    Where all clips are in folders named as `SPLITS` are, or a column says so, those of the others than "train" are not
+    trained on. Where no table gives a label, and two or more top folders hold all the clips, these are the classes.
+    Where there is a table in a file's folder or above it, a file without a row is skipped, as are a row without a file
+    and, where others have some, a row without a label or actions. Hidden files are ignored, and others that no reader
+    can read are named in `notes`. Nothing is decoded. Raises ValueError for a folder that does not exist or has no
+    clips, and for tables that cannot be read, naming the line.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the path of a folder of clips")
     readers = registered_readers()
-    found, tables = _walk(root, readers)
-    files: dict[str, list[Clip]] = {}
-    skipped: list[Skipped] = []
-    grouped_by: dict[str, None] = {}
-    columns: set[str] = set()
-    for table in tables:
-        for row in _rows(table):
-            columns |= row.keys()
-            path = Path(os.path.normpath(table.parent / row["file_name"].strip()))
+    tree = _walk(root, readers)
+    skipped = [Skipped(_name(path, root), reason) for path, reason in tree.bad]
+    files: dict[str, Sequence[Clip]] = {}
+    columns: dict[str, bool] = {}  # of the tables, and whether they are used
+    for table in tree.tables:
+        for row in tables.rows(table):
+            columns |= dict.fromkeys(row.keys() - columns.keys(), False) | dict.fromkeys(_used(row, label), True)
+            path = Path(os.path.normpath(table.parent / tables.cell(row, tables.FILE)))
             name = _name(path, root)
             if name in files:
                 skipped.append(Skipped(name, f"named again in {_name(table, root)}; its first row is used"))
@@ -80,102 +86,190 @@ def scan(root: str | Path, label: str = "label") -> Folder:
                 skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
             else:
                 files[name] = [_with_row(clip, row, table.parent, label) for clip in find_reader(path).clips(path)]
-                if column := _group_column(row):
-                    grouped_by[column] = None
-
-    if label not in {"label", "none"} | columns:
-        raise ValueError(f"{root}: its metadata has no column {label!r}; it has {', '.join(sorted(columns)) or 'none'}")
-    metadata = {table.parent: _name(table, root) for table in tables}
-    for path in found:
+    actions = {clip.actions for clips in files.values() for clip in clips}
+    metadata = {table.parent: _name(table, root) for table in tree.tables}
+    for path in tree.found:
         name = _name(path, root)
+        if path in actions:
+            continue
         table = next((metadata[parent] for parent in path.parents if parent in metadata), None)
-        if name not in files and table:
+        clips = files[name] if name in files else find_reader(path).clips(path)
+        if not clips:
+            tree.others.append(path)
+        elif name not in files and table:
             skipped.append(Skipped(name, f"no row in {table}"))
-        elif name not in files:
-            files[name] = list(find_reader(path).clips(path))
-    clips = {clip_name(clip, root): clip for file in files.values() for clip in file}
+        else:
+            row = tables.beside(path, tree.names.get(path.parent, frozenset()))
+            columns |= dict.fromkeys(_used(row, label), True)
+            files[name] = [_with_row(clip, row, path.parent, label) for clip in clips]
+    if label not in {"label", "none"} | columns.keys():
+        raise ValueError(f"{root}: its metadata has no column {label!r}; it has {', '.join(sorted(columns)) or 'none'}")
+    clips = dict(sorted((clip_name(clip, root), clip) for file in files.values() for clip in file))
     if not clips:
         suffixes = " ".join(sorted(frozenset().union(*(reader.suffixes for reader in readers))))
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{root}: no clips in it; put files there that end in one of {suffixes}{first}")
+    notes = [*_passed_over(root, tree, actions), *_not_used(columns)]
 
-    clips = dict(sorted(clips.items()))
+    clips, said = _with_splits(clips)
+    notes += said
     if any(clip.label is not None for clip in clips.values()):
         skipped += [Skipped(name, "no label in its metadata") for name, clip in clips.items() if clip.label is None]
         clips = {name: clip for name, clip in clips.items() if clip.label is not None}
-    elif label != "none" and all("/" in name for name in clips) and len({name.split("/")[0] for name in clips}) > 1:
-        clips = {name: replace(clip, label=name.split("/")[0]) for name, clip in clips.items()}
+    elif label != "none":
+        clips, said = _with_class_folders(clips)
+        notes += said
     if any(clip.actions for clip in clips.values()):
         skipped += [Skipped(name, "no actions in its metadata") for name, clip in clips.items() if not clip.actions]
         clips = {name: clip for name, clip in clips.items() if clip.actions}
+    bare = [name for name, clip in clips.items() if clip.caption is None]
+    if bare and len(bare) < len(clips):
+        notes.append(f"{len(bare)} of {len(clips)} clips have no caption, and are trained on without ({bare[0]})")
+        clips |= {name: replace(clips[name], caption="") for name in bare}
     classes = sorted({clip.label for clip in clips.values() if clip.label is not None})
     if all(label.isdecimal() for label in classes):
         classes.sort(key=int)
+    grouped = dict.fromkeys(name for name in tables.GROUP if columns.get(name))
     ordered = tuple(sorted(skipped, key=lambda skip: skip.name))
-    return Folder(root, tuple(clips.values()), tuple(classes), ordered, tuple(grouped_by))
+    return Folder(root, tuple(clips.values()), tuple(classes), ordered, tuple(grouped), tuple(notes))
 
 
-def _walk(root: Path, readers: Sequence[Reader]) -> tuple[list[Path], list[Path]]:
-    """What readers can read below `root`, files and whole folders, and the metadata files; hidden ones are ignored."""
-    found, tables = [], []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+@dataclass(slots=True)
+class _Tree:
+    """What is below a folder; hidden files are left out."""
+
+    found: list[Path]  # what readers can read, files and whole folders
+    tables: list[Path]
+    others: list[Path]
+    bad: list[tuple[Path, str]]  # folders that are not entered, and why
+    names: dict[Path, frozenset[str]]  # of the files in each folder
+
+
+def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
+    """Look through a folder and those below it; links are followed, but not in circles."""
+    tree, seen = _Tree([], [], [], [], {}), set()
+    if any(reader.can_read(root) for reader in readers):  # the folder itself is a clip
+        tree.found.append(root)
+        return tree
+
+    def unreadable(error: OSError) -> None:
+        tree.bad.append((Path(error.filename), f"it cannot be opened ({error.strerror})"))
+
+    for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            tree.bad.append((Path(folder), "a link to a folder that is here already"))
+            subfolders.clear()
+            continue
+        seen.add(real)
+        files = [name for name in sorted(files) if not name.startswith(".")]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        paths = {name: Path(folder, name) for name in (*subfolders, *sorted(files)) if not name.startswith(".")}
-        tables += [paths.pop(name) for name in METADATA if name in files]
-        clips = {name: path for name, path in paths.items() if any(reader.can_read(path) for reader in readers)}
-        found += clips.values()
-        subfolders[:] = [name for name in subfolders if name not in clips]
-    return found, tables
+        tree.names[Path(folder)] = frozenset(files)
+        found = tables.find_tables(Path(folder), files)
+        tree.tables += found
+        for name in [*subfolders, *files]:
+            path = Path(folder, name)
+            if path in found:
+                continue
+            if any(reader.can_read(path) for reader in readers):
+                tree.found.append(path)
+            elif name in files:
+                tree.others.append(path)
+        subfolders[:] = [name for name in subfolders if Path(folder, name) not in {*tree.found}]
+    return tree
 
 
 def _name(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _with_row(clip: Clip, row: dict[str, Any], folder: Path, label_column: str) -> Clip:
-    """A clip with what a row of the metadata in `folder` says of it."""
-    label, caption, actions = (_text(row.get(column)) for column in (label_column, "caption", "actions"))
-    column = _group_column(row)
+def _used(row: Mapping[str, Any], label: str) -> set[str]:
+    """The columns of a row that are used."""
+    kinds = (tables.FILE, tables.CAPTION, tables.ACTIONS, tables.GROUP, tables.SPLIT, tables.FPS, (label,))
+    return {name for kind in kinds if (name := tables.column(row, kind))}
+
+
+def _with_row(clip: Clip, row: Mapping[str, Any], folder: Path, label_column: str) -> Clip:
+    """A clip with what a row of a table in `folder` says of it; what it says not stays as it is."""
+    actions, fps = tables.cell(row, tables.ACTIONS), tables.cell(row, tables.FPS)
     return replace(
         clip,
-        label=None if label_column == "none" else label or clip.label,
-        caption=caption or clip.caption,
+        fps=clip.fps if fps is None else _rate(fps, clip),
+        label=None if label_column == "none" else tables.cell(row, (label_column,), clip.label),
+        caption=tables.cell(row, tables.CAPTION, clip.caption),
         actions=Path(os.path.normpath(folder / actions)) if actions else clip.actions,
-        group=_text(row[column]) if column else clip.group,
+        group=tables.cell(row, tables.GROUP, clip.group),
+        split=tables.cell(row, tables.SPLIT, clip.split),
     )
 
 
-def _group_column(row: dict[str, Any]) -> str | None:
-    """The first column of `GROUPS` that has a value."""
-    return next((column for column in GROUPS if _text(row.get(column))), None)
-
-
-def _text(value: Any) -> str | None:
-    """A cell as text; None where it is empty."""
-    return None if value is None or str(value).strip() == "" else str(value).strip()
-
-
-def _rows(table: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a metadata file, each with a `file_name`; raises ValueError naming file and line."""
-    line = 1
+def _rate(text: str, clip: Clip) -> float:
+    """Frames a second; raises ValueError for what is none."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            if table.suffix == ".csv":
-                reader = csv.DictReader(file)
-                if "file_name" not in (reader.fieldnames or ()):
-                    raise ValueError("it has no column file_name")
-                for row in reader:
-                    line = reader.line_num
-                    yield _checked(row)
-            else:
-                for line, text in enumerate(file, 1):  # noqa: B007 - the message below says which line it was
-                    if text.strip():
-                        yield _checked(json.loads(text))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{table}, line {line}: {getattr(error, 'msg', error)}") from error
+        fps = float(text)
+    except ValueError:
+        fps = 0.0
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"{clip.path}: its fps is said to be {text!r}, which is not a number above 0")
+    return fps
 
 
-def _checked(row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"].strip():
-        raise ValueError("there is no file_name")
-    return row
+def _with_splits(clips: dict[str, Clip]) -> tuple[dict[str, Clip], list[str]]:
+    """The clips with the split that their top folder says, where all are in folders of splits; and what is to be said.
+
+    Splits that say nothing, as without one to train on, are left out.
+    """
+    tops = {name: name.split("/")[0].lower() if "/" in name else "" for name in clips}
+    if all(top in SPLITS for top in tops.values()):
+        clips = {name: replace(clip, split=clip.split or tops[name]) for name, clip in clips.items()}
+    splits = {(clip.split or "").lower() for clip in clips.values()}
+    if not any(SPLITS.get(split) for split in splits) or all(SPLITS.get(split, True) for split in splits):
+        return {name: replace(clip, split=None) for name, clip in clips.items()}, []
+    kept = sorted(split for split in splits if not SPLITS.get(split, True))
+    return clips, [f"clips of {', '.join(kept)} are held out, and those of train are trained on"]
+
+
+def _with_class_folders(clips: dict[str, Clip]) -> tuple[dict[str, Clip], list[str]]:
+    """The clips with their top folders as labels, where these are classes; and what is to be said."""
+    tops = {}
+    for name, clip in clips.items():
+        parts = name.split("/")[:-1]
+        if clip.split and parts and parts[0].lower() in SPLITS:
+            parts = parts[1:]
+        tops[name] = parts[0] if parts else ""
+    folders = sorted({*tops.values()} - {""})
+    if len(folders) < 2:
+        return clips, []
+    if outside := [name for name, top in tops.items() if not top]:
+        return clips, [
+            f"{len(folders)} folders ({_listed(folders)}) are not taken for labels, as {len(outside)} clips are "
+            f"outside of them ({outside[0]})"
+        ]
+    return {name: replace(clip, label=tops[name]) for name, clip in clips.items()}, []
+
+
+def _passed_over(root: Path, tree: _Tree, actions: set[Path | None]) -> list[str]:
+    """A line about files that nothing is read from."""
+    beside = {
+        path.parent / (stem + suffix)
+        for path in tree.found
+        for stem in (path.stem, path.name)
+        for suffix in (".json", *tables.TEXTS)
+    }
+    lists = {table.parent / name for table in tree.tables for _, names in tables.LISTS for name in names}
+    names = [_name(path, root) for path in tree.others if path not in beside | lists and path not in actions]
+    if not names:
+        return []
+    are = "1 file is" if len(names) == 1 else f"{len(names)} files are"
+    return [f"{are} passed over, as there are no clips in them: {_listed(names)}"]
+
+
+def _not_used(columns: Mapping[str, bool]) -> list[str]:
+    """A line about the columns of tables that are not used."""
+    names = sorted(name for name, used in columns.items() if not used)
+    return [f"columns that are not used: {_listed(names)}"] if names else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kinema.data.cache import digest
-from kinema.data.folder import Folder, clip_name
+from kinema.data.folder import SPLITS, Folder, clip_name
 from kinema.data.readers.base import Clip
 
 __all__ = ["LEAST", "held_out"]
@@ -16,10 +16,14 @@ LEAST = 5  # files or groups: with fewer, all are trained on
 def held_out(folder: Folder, share: float) -> frozenset[str]:
     """The names, as of `clip_name`, of the clips that are held out: those of `share` of the groups, in [0, 1).
 
-    Clips of one file, and files with one `Clip.group`, are one group. Groups are ordered by a hash of their name and
-    the first are held out, so that a new file moves few others; at least one where there are `LEAST` or more, none
-    where there are fewer or `share` is 0.
+    Where clips have splits, they are those of other splits than train, whatever the share. Otherwise clips of one file,
+    and files with one `Clip.group`, are one group. Groups are ordered by a hash of their name and the first are held
+    out, so that a new file moves few others; at least one where there are `LEAST` or more, none where there are fewer
+    or `share` is 0.
     """
+    if any(clip.split for clip in folder.clips):
+        held = (clip for clip in folder.clips if not SPLITS.get((clip.split or "").lower(), True))
+        return frozenset(clip_name(clip, folder.root) for clip in held)
     groups: dict[str, list[str]] = {}
     for clip in folder.clips:
         groups.setdefault(_group(clip, folder), []).append(clip_name(clip, folder.root))

@@ -5,6 +5,7 @@ Files appear under their names only once they are complete. Memory does not grow
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,7 +19,7 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import Float, Float32, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -83,6 +84,11 @@ class VideoWriter:
             for frame in frames:
                 self._write_frame(np.ascontiguousarray(frame))
 
+    def _write_rate(self) -> None:
+        """Write the rate of a format without one into a .json beside it, where a folder's clips are read with it."""
+        with _atomic_write(self.path.with_name(f"{self.path.name}.json")) as unfinished:
+            unfinished.write_text(json.dumps({"fps": float(self._rate)}))
+
     def close(self) -> None:
         """Finish the file and move it to its path; raises ValueError if there were no frames."""
         if self.closed:
@@ -91,6 +97,8 @@ class VideoWriter:
             if self._frame_shape is None:
                 raise ValueError(f"{self.path}: there are no frames to write")
             self._stack.close()
+            if self._format in (_npy, _png):
+                self._write_rate()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -118,6 +126,8 @@ def open_video(path: str | Path, fps: float, sound: Float32[np.ndarray, " sample
     - `.gif`: loops, with a palette for each frame; limited to 50 frames a second, faster clips are slowed down.
     - `.npy`: the exact pixels, uint8 [T, H, W, 3].
     - `.png` or no suffix: the exact pixels as a new folder of numbered images, `00000.png` and on; `.png` is dropped.
+
+    The rate of the last two is in a file beside them, of their name and `.json`.
 
     `sound`, mono at SAMPLE_RATE, becomes the audio track of .mp4 (AAC) and .webm (Opus); the other formats ignore it.
     The writer's `path` is that of the file or folder. An existing file is replaced, a folder that is not empty is not.
@@ -297,9 +307,11 @@ def _encoder(
         stream = cast("av.VideoStream", output.add_stream(codec, rate=rate, options=options))
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
-        # Players guess the matrix of untagged video by its size, and not all guess alike.
+        # Players guess what is untagged, by its size or otherwise, and not all guess alike.
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG
+        stream.codec_context.color_primaries = ColorPrimaries.BT709
+        stream.codec_context.color_trc = ColorTrc.BT709
         track = (
             None
             if sound is None
@@ -311,6 +323,7 @@ def _encoder(
             nonlocal frames
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
             frame.pts, frame.time_base = frames, 1 / rate
             output.mux(stream.encode(frame))
             frames += 1

@@ -94,7 +94,8 @@ class FolderClipSet(ClipSet):
 
     def __init__(self, name: str, source: FolderClips, seed: int, truth: FolderClipSet | None = None) -> None:
         files = [(source.content(k), clip.label, clip.caption) for k, clip in enumerate(source.clips)]
-        super().__init__(name, source.spec.fps, (source.spec, source.config.fps, source.config.fit, files, seed), truth)
+        fps = None if source.mixed_rates else source.spec.fps
+        super().__init__(name, fps, (source.spec, source.config.fps, source.config.fit, files, seed), truth)
         self.key = digest(self.key, source.key)  # which is also of conditions that are not measured, such as actions
         self.source, self.truth, self.classes = source, truth, source.spec.classes
         self._remaining, self._found = self._shuffled(seed), list[tuple[int, int]]()

@@ -153,12 +153,11 @@ def _conditions(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> 
         unused.append(f"{classes} labels for {clips} clips are names, not classes")
     elif classes > 1:
         used.append(f"{classes} labels")
-    captions = [clip.caption for clip in folder.clips if clip.caption]
-    if len(captions) == clips and len(set(captions)) > 1:
-        used.append(f"captions ({len(set(captions))} different)")
+    captions = {clip.caption for clip in folder.clips if clip.caption is not None}
+    if len(captions) > 1:
+        used.append(f"captions ({len(captions)} different)")
     elif captions:
-        some = f"captions of {len(captions)} of {clips} clips only"
-        unused.append(some if len(captions) < clips else "one caption for all clips")
+        unused.append("one caption for all clips")
     if any(clip.actions for clip in folder.clips):
         used.append("actions")
     if any(info.sample_rate for info in infos):

@@ -1,0 +1,214 @@
+"""What people write down about their clips: tables of a row a clip, and files beside a clip with its caption."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "beside", "cell", "column", "find_tables", "rows"]
+
+# names of columns by what they are, in lower case; of several the first that has a value counts
+FILE = ("file_name", "filename", "file", "file_path", "path", "video", "video_path", "video_file", "media_path", "clip")
+CAPTION = ("caption", "text", "prompt", "description", "sentence")
+ACTIONS = ("actions",)
+GROUP = ("patient", "speaker", "subject", "group")
+SPLIT = ("split",)
+FPS = ("fps", "frame_rate", "framerate")
+
+NAMED = "metadata"  # the name of tables that count for sure, without their suffix
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+DELIMITERS = ",;\t|"
+LISTS = (("videos.txt", ("prompts.txt", "prompt.txt", "captions.txt")),)  # of paths, and of their captions
+TEXTS = (".txt", ".caption")  # suffixes of a caption beside a clip
+
+
+def find_tables(folder: Path, files: Iterable[str]) -> list[Path]:
+    """The tables among a folder's files: those called metadata, or else those that name files of the folder.
+
+    Of lists of paths with captions in another list, the list of paths.
+    """
+    files = sorted(files)
+    tables = [Path(folder, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+    if named := [table for table in tables if table.stem.lower() == NAMED]:
+        return named
+    stems = {Path(name).stem for name in files if Path(name).suffix.lower() not in {*SUFFIXES, *TEXTS}}
+    found = [table for table in tables if table.stem not in stems and _names_files(table)]
+    return found + [Path(folder, paths) for paths, captions in LISTS if paths in files and {*captions} & {*files}]
+
+
+def _names_files(table: Path) -> bool:
+    """Whether the first row of a table names a file that exists."""
+    try:
+        first = next(iter(islice(rows(table), 1)), {})
+        return (table.parent / cell(first, FILE, "")).is_file()
+    except (ValueError, OSError):
+        return False
+
+
+def column(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of these columns that has a value."""
+    return next((name for name in names if _text(row.get(name)) is not None), None)
+
+
+def cell(row: Mapping[str, Any], names: Iterable[str], default: Any = None) -> Any:
+    """The value of the first of these columns that has one, as text."""
+    found = column(row, names)
+    return default if found is None else _text(row[found])
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; None where it is empty. Of a list of texts the first counts."""
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    return None if value is None or value != value or str(value).strip() == "" else str(value).strip()
+
+
+def rows(table: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table by column, whose names are in lower case; each has a file in one of `FILE`.
+
+    Raises ValueError naming the file and the line.
+    """
+    line = 1
+    try:
+        for line, row in _lines(table):  # noqa: B007 - the message below says which line it was
+            if not isinstance(row, dict) or cell(row, FILE) is None:
+                raise ValueError("there is no file_name")
+            yield row
+    except (ValueError, csv.Error) as error:
+        line = getattr(error, "line", line)
+        raise ValueError(f"{table}, line {line}: {getattr(error, 'msg', error)}") from error
+
+
+class _BadLine(ValueError):
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _lines(table: Path) -> Iterator[tuple[int, Any]]:
+    """Yield each row with its line, or its number where there are no lines."""
+    suffix = table.suffix.lower()
+    if suffix == ".parquet":
+        yield from enumerate(map(_lower, _parquet(table)), 1)
+        return
+    text = _decoded(table)
+    if suffix in {".csv", ".tsv"}:
+        yield from _csv(text)
+    elif suffix == ".txt":
+        captions = next(
+            table.parent / name
+            for paths, names in LISTS
+            for name in names
+            if paths == table.name and (table.parent / name).is_file()
+        )
+        yield from _pairs(text.splitlines(), _decoded(captions).splitlines(), captions)
+    elif suffix == ".jsonl":
+        for line, one in enumerate(text.splitlines(), 1):
+            if one.strip():
+                try:
+                    yield line, _lower(json.loads(one))
+                except json.JSONDecodeError as error:
+                    raise _BadLine(line, error.msg) from error
+    else:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise _BadLine(error.lineno, error.msg) from error
+        if isinstance(content, dict):  # of rows or captions by file
+            content = [
+                {FILE[0]: name} | (row if isinstance(row, dict) else {CAPTION[0]: row}) for name, row in content.items()
+            ]
+        if not isinstance(content, list):
+            raise _BadLine(1, "it is neither a list of rows nor an object of rows by file")
+        yield from enumerate(map(_lower, content), 1)
+
+
+def _lower(row: Any) -> Any:
+    """A row with the names of its columns in lower case."""
+    return {str(name).strip().lower(): value for name, value in row.items()} if isinstance(row, dict) else row
+
+
+def _decoded(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 as spreadsheets write it."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _BadLine(line, "it is not text in UTF-8: save it as UTF-8") from error
+
+
+def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of text whose cells are apart by a comma, a semicolon, a tab or a bar."""
+    lines = text.splitlines(keepends=True)
+    if lines and lines[0].lower().startswith("sep="):  # of spreadsheets
+        lines = lines[1:]
+    for delimiter in DELIMITERS:
+        header = [name.strip().lower() for name in next(csv.reader(lines[:1], delimiter=delimiter), [])]
+        if {*header} & {*FILE}:
+            break
+    else:
+        raise ValueError(f"it has no column {FILE[0]}")
+    reader = csv.reader(io.StringIO("".join(lines[1:])), delimiter=delimiter, skipinitialspace=True)
+    for cells in reader:
+        line = reader.line_num + 1
+        if not any(one.strip() for one in cells):
+            continue
+        if len(cells) > len(header) and header[-1] in CAPTION:  # commas of a caption that is not in quotes
+            raw = next(csv.reader(lines[line - 1 : line], delimiter=delimiter), cells)  # with blanks after commas
+            cells[len(header) - 1 :] = [delimiter.join((raw if len(raw) == len(cells) else cells)[len(header) - 1 :])]
+        if any(one.strip() for one in cells[len(header) :]):
+            raise _BadLine(
+                line,
+                f"it has {len(cells)} cells for {len(header)} columns: put text with a {delimiter!r} in double quotes",
+            )
+        yield line, {name: one for name, one in zip(header, cells, strict=False) if name}
+
+
+def _pairs(paths: list[str], captions: list[str], of: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield a row of each path and its caption."""
+    if len(paths) != len(captions):
+        raise _BadLine(min(len(paths), len(captions)) + 1, f"it has {len(paths)} lines, and {of.name} {len(captions)}")
+    for line, (path, caption) in enumerate(zip(paths, captions, strict=True), 1):
+        if path.strip():
+            yield line, {FILE[0]: path, CAPTION[0]: caption}
+
+
+def _parquet(table: Path) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError("Parquet needs pyarrow: pip install 'kinema[parquet]'") from None
+    try:
+        return pyarrow.parquet.read_table(table).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"it cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def beside(clip: Path, names: frozenset[str]) -> dict[str, Any]:
+    """What files beside a clip say of it, of the files called `names`: a text is its caption, a JSON object a row.
+
+    Raises ValueError naming a file that cannot be read.
+    """
+    found: dict[str, Any] = {}
+    for stem in dict.fromkeys((clip.stem, clip.name)):
+        for suffix in (".json", *TEXTS):
+            if stem + suffix not in names:
+                continue
+            path = clip.parent / (stem + suffix)
+            try:
+                text = _decoded(path)
+                if suffix != ".json":
+                    found.setdefault(CAPTION[0], " ".join(text.split()))
+                    continue
+                row = _lower(json.loads(text))
+            except ValueError as error:
+                raise ValueError(f"{path}: {getattr(error, 'msg', error)}") from error
+            if isinstance(row, dict):
+                found = row | found
+    return found

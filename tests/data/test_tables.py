@@ -1,0 +1,179 @@
+"""Tables and captions as people keep them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kinema.data.folder import Skipped, scan
+from kinema.data.holdout import held_out
+
+
+def put(root: Path, *names: str) -> None:
+    """Empty files, as scan decodes nothing."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def captions(root: Path) -> list[str | None]:
+    return [clip.caption for clip in scan(root).clips]
+
+
+ROWS = [{"file_name": "a.mp4", "caption": "a red car, fast"}, {"file_name": "b.mp4", "caption": "a bus"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "file_name,text\na.mp4,'a red car, fast'\nb.mp4,a bus\n".replace("'", '"')),
+        ("metadata.csv", "File_Name , Prompt\na.mp4, 'a red car, fast'\nb.mp4, a bus\n".replace("'", '"')),
+        ("metadata.csv", "video;caption\na.mp4;a red car, fast\nb.mp4;a bus\n"),
+        ("metadata.csv", "sep=;\r\nvideo;caption\r\na.mp4;a red car, fast\r\nb.mp4;a bus\r\n"),
+        ("metadata.csv", "path\tdescription\na.mp4\ta red car, fast\nb.mp4\ta bus\n"),
+        ("metadata.csv", "file_name,caption\na.mp4,a red car, fast\nb.mp4,a bus\n"),  # no quotes
+        ("metadata.csv", "file_name,caption,\na.mp4,'a red car, fast',\n\nb.mp4,a bus,\n".replace("'", '"')),
+        ("metadata.tsv", "file_name\tcaption\na.mp4\ta red car, fast\nb.mp4\ta bus\n"),
+        ("captions.csv", "file,caption\na.mp4,'a red car, fast'\nb.mp4,a bus\n".replace("'", '"')),
+        ("metadata.jsonl", "\n".join(map(json.dumps, ROWS))),
+        ("dataset.json", json.dumps([{"media_path": row["file_name"], "caption": row["caption"]} for row in ROWS])),
+        ("captions.json", json.dumps({row["file_name"]: row["caption"] for row in ROWS})),
+        ("captions.json", json.dumps({row["file_name"]: {"caption": [row["caption"], "more"]} for row in ROWS})),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_programs_write_them(tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / name).write_text(content, encoding)
+    folder = scan(tmp_path)
+    assert [clip.caption for clip in folder.clips] == ["a red car, fast", "a bus"]
+    assert folder.notes == () and folder.skipped == ()
+
+
+def test_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    put(tmp_path, "a.mp4", "b.mp4")
+    parquet.write_table(arrow.Table.from_pylist(ROWS), tmp_path / "metadata.parquet")
+    assert captions(tmp_path) == ["a red car, fast", "a bus"]
+
+
+def test_a_caption_with_blanks_after_its_commas_is_whole(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.mp4,one,  two,three\n")
+    assert captions(tmp_path) == ["one,  two,three"]
+
+
+def test_more_cells_than_columns_are_an_error(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,caption,label\na.mp4,one, two,7\n")
+    with pytest.raises(
+        ValueError, match=r"metadata.csv, line 2: it has 4 cells for 3 columns: put text .* in double quotes"
+    ):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "a red\ncar \n", "a red car"),
+        ("a.caption", "a red car", "a red car"),
+        ("a.mp4.txt", "a red car", "a red car"),
+        ("a.json", '{"Prompt": "a red car", "seed": 1}', "a red car"),
+        ("a.txt", "", ""),
+    ],
+)
+def test_a_caption_beside_a_clip(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / name).write_text(content)
+    (tmp_path / "b.txt").write_text("a bus")
+    folder = scan(tmp_path)
+    assert [clip.caption for clip in folder.clips] == [expected, "a bus"]
+    assert all("passed over" not in note for note in folder.notes)
+
+
+def test_lists_of_paths_and_of_captions(tmp_path: Path) -> None:
+    put(tmp_path, "videos/a.mp4", "videos/b.mp4")
+    (tmp_path / "videos.txt").write_text("videos/a.mp4\nvideos/b.mp4\n")
+    (tmp_path / "prompts.txt").write_text("a red car, fast\na bus\n")
+    folder = scan(tmp_path)
+    assert [clip.caption for clip in folder.clips] == ["a red car, fast", "a bus"] and folder.notes == ()
+    (tmp_path / "prompts.txt").write_text("a red car, fast\n")
+    with pytest.raises(ValueError, match=r"videos.txt, line 2: it has 2 lines, and prompts.txt 1"):
+        scan(tmp_path)
+
+
+def test_a_missing_caption_is_an_empty_one_and_is_told_of(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.mp4,one\nb.mp4,\nc.mp4,three\n")
+    folder = scan(tmp_path)
+    assert [clip.caption for clip in folder.clips] == ["one", "", "three"]
+    assert folder.notes == ("1 of 3 clips have no caption, and are trained on without (b.mp4)",)
+
+
+def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "notes.docx", "song.flac", ".hidden")
+    (tmp_path / "metadata.csv").write_text("file_name,licence,label,Camera\na.mp4,MIT,x,left\n")
+    assert scan(tmp_path).notes == (
+        "2 files are passed over, as there are no clips in them: notes.docx, song.flac",
+        "columns that are not used: camera, licence",
+    )
+    assert "columns that are not used: camera, label, licence" in scan(tmp_path, "none").notes
+
+
+def test_splits_are_not_classes(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        *(f"{split}/{kind}/{k}.mp4" for split in ("train", "test", "Val") for kind in ("walk", "wave") for k in "12"),
+    )
+    folder = scan(tmp_path)
+    assert folder.classes == ("walk", "wave")
+    assert folder.notes == ("clips of test, val are held out, and those of train are trained on",)
+    for share in (0.0, 0.5):
+        assert {name.split("/")[0] for name in held_out(folder, share)} == {"test", "Val"}
+    assert len(held_out(folder, 0.1)) == 8
+
+
+def test_splits_with_tables_of_their_own_and_splits_in_a_column(tmp_path: Path) -> None:
+    put(tmp_path, "one/train/a.mp4", "one/test/a.mp4", "two/a.mp4", "two/b.mp4")
+    for split in ("train", "test"):
+        (tmp_path / "one" / split / "metadata.csv").write_text(f"file_name,label\na.mp4,{split}ed\n")
+    folder = scan(tmp_path / "one")
+    assert folder.classes == ("tested", "trained") and held_out(folder, 0.1) == {"test/a.mp4"}
+    (tmp_path / "two/metadata.csv").write_text("file_name,split\na.mp4,train\nb.mp4,validation\n")
+    assert held_out(scan(tmp_path / "two"), 0.1) == {"b.mp4"}
+
+
+def test_a_test_folder_alone_is_a_class_like_others(tmp_path: Path) -> None:
+    put(tmp_path, "test/a.mp4", "other/b.mp4")
+    assert scan(tmp_path).classes == ("other", "test")
+    put(tmp_path / "only", "test/a.mp4", "val/b.mp4")
+    assert held_out(scan(tmp_path / "only"), 0.1) == frozenset()
+
+
+def test_a_stray_clip_is_said_to_keep_folders_from_being_classes(tmp_path: Path) -> None:
+    put(tmp_path, "walk/a.mp4", "wave/b.mp4", "stray.mp4")
+    folder = scan(tmp_path)
+    assert folder.classes == ()
+    assert folder.notes == (
+        "2 folders (walk, wave) are not taken for labels, as 1 clips are outside of them (stray.mp4)",
+    )
+
+
+def test_links(tmp_path: Path) -> None:
+    put(tmp_path, "set/a.mp4", "elsewhere/b.mp4")
+    (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "set/circle").symlink_to(tmp_path / "set", target_is_directory=True)
+    folder = scan(tmp_path / "set")
+    assert [clip.path.name for clip in folder.clips] == ["a.mp4", "b.mp4"]
+    assert folder.skipped == (Skipped("circle", "a link to a folder that is here already"),)
+
+
+@pytest.mark.parametrize("fps", ["0", "-1", "fast", "inf"])
+def test_a_rate_that_is_none_is_an_error(tmp_path: Path, fps: str) -> None:
+    put(tmp_path, "a.mp4")
+    (tmp_path / "metadata.csv").write_text(f"file_name,fps\na.mp4,{fps}\n")
+    with pytest.raises(ValueError, match="which is not a number above 0"):
+        scan(tmp_path)
