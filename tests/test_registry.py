@@ -18,6 +18,8 @@ MODULE = '''
 
 from dataclasses import dataclass
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -90,9 +92,9 @@ class LevelReader(Reader):
     def info(self, clip):
         return ClipInfo(16, 16, 10.0, None)
 
-    def frames(self, clip, fps=None, threads=0):
-        for line in clip.path.read_text().split():
-            yield np.full((16, 16, 3), int(line), np.uint8)
+    def recording(self, clip, threads=0):
+        for k, line in enumerate(clip.path.read_text().split()):
+            yield k / 10, 1 / 10, partial(np.full, (16, 16, 3), int(line), np.uint8)
 '''
 ENTRY_POINTS = """
 [kinema.families]

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.readers.base import read_audio
 from kinema.data.writing import (
     FORMATS,
     ContactSheet,
@@ -315,3 +317,31 @@ def test_write_image(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             write_image(tmp_path / name, image)
     assert list(tmp_path.rglob("*.*")) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".npy", ".png"])
+@pytest.mark.parametrize("fps", [7.5, 29.97, 50.0])
+def test_what_is_written_is_read_frame_for_frame_at_its_rate(tmp_path: Path, suffix: str, fps: float) -> None:
+    levels = np.random.default_rng(0).permutation(np.arange(20, 240, 9)).astype(np.uint8)
+    (tmp_path / "set").mkdir()
+    write_video(tmp_path / "set" / f"clip{suffix}", np.tile(levels[:, None, None, None], (1, 16, 32, 3)), fps)
+    for rate in (None, fps):
+        source = FolderSource(DataConfig(str(tmp_path / "set"), frames=len(levels), height=16, width=32, fps=rate))
+        assert source.spec.fps == pytest.approx(fps, rel=0.01)
+        found = source.read([(0, 0)]).frames[0].float().mean((1, 2, 3))
+        assert np.abs(found.numpy() - levels).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_sound_is_on_time_and_colours_are_tagged(tmp_path: Path, suffix: str) -> None:
+    clicks, sound = (0.3, 0.9, 1.5, 2.1), np.zeros(int(2.4 * SAMPLE_RATE), np.float32)
+    for click in clicks:
+        sound[int(click * SAMPLE_RATE) : int(click * SAMPLE_RATE) + 64] = 0.8
+    path = write_video(tmp_path / f"clip{suffix}", halves(60), 25.0, sound)
+    heard = read_audio(path, SAMPLE_RATE)
+    loud = np.flatnonzero(np.abs(heard) > 0.25 * np.abs(heard).max())
+    onsets = loud[np.diff(loud, prepend=-SAMPLE_RATE) > 0.05 * SAMPLE_RATE] / SAMPLE_RATE
+    assert onsets == pytest.approx(clicks, abs=0.01)
+    with av.open(str(path)) as file:
+        context = file.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)

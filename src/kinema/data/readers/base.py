@@ -38,6 +38,7 @@ Picture = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright R
 
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
 HELD = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
+LATE, EARLY = 6e-3, 0.25  # seconds, and share of a frame: a GIF rounds to hundredths, so a frame may come as much late
 TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
 
 
@@ -162,7 +163,7 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
     """
     if fps is not None and fps <= 0:
         raise ValueError(f"fps is {fps:g}: it must be above 0")
-    stop = float("inf") if clip.stop is None else clip.stop
+    stop, late = float("inf") if clip.stop is None else clip.stop, 0.0 if fps is None else min(LATE, EARLY / fps)
     count, number, origin, begin, end, shown = 0, -1, clip.start, 0.0, 0.0, None
     for start, seconds, frame in timed:
         if start >= stop - TOLERANCE:
@@ -176,11 +177,11 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
         if shown is not None:
             origin += max(0.0, start - origin - begin - HELD)  # the rest of a pause is left out
         begin = start - origin
-        while shown is not None and count / fps < begin - TOLERANCE:
+        while shown is not None and count / fps < begin - late:
             yield number, shown
             count += 1
         number, shown, end = number + 1, frame, begin + min(seconds, stop - start, HELD)
-    while fps is not None and shown is not None and (count == 0 or count / fps < end - TOLERANCE):
+    while fps is not None and shown is not None and (count == 0 or count / fps < end - late):
         yield number, shown
         count += 1
 
