@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 import torch
 
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.readers.base import read_audio
 
 
 @pytest.fixture
@@ -60,3 +65,26 @@ def test_real_speech(shared_data) -> None:
     assert batch.conditions.audio is not None and batch.conditions.audio.shape == (8, round(16 / 25 * SAMPLE_RATE))
     assert 0.01 < batch.conditions.audio.abs().amax(1).median() <= 1 and len(source.spec.words) > 20
     assert not np.isnan(batch.conditions.audio.numpy()).any()
+
+
+def test_sound_with_a_hole_stays_on_time(tmp_path: Path) -> None:
+    path, rate = tmp_path / "a.mkv", 48000
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("ffv1", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for k in range(75):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            container.mux(picture.encode(frame))
+        for start in (0, 2):  # the second second is missing
+            samples = np.zeros((1, rate), np.int16)
+            samples[:, rate // 2] = 30000
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start * rate, Fraction(1, rate)
+            container.mux(sound.encode(frame))
+        container.mux([*picture.encode(None), *sound.encode(None)])
+    heard = read_audio(path, 16000)
+    loud = np.flatnonzero(np.abs(heard) > 0.2 * np.abs(heard).max()) / 16000
+    assert {round(float(time), 2) for time in loud} == {0.5, 2.5}
+    assert len(heard) == pytest.approx(3 * 16000, abs=100)

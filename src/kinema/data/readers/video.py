@@ -26,6 +26,7 @@ __all__ = ["VideoReader"]
 
 STAMPS = 256  # packets from whose time stamps a rate is measured
 NEAR = 0.005  # share by which a stated rate may be off
+SILENCE = 0.05  # seconds of sound that are missing; less is rounding
 LATE = 1.5  # intervals; with a later frame, some are missing before it
 BEFORE = 32  # frames, decoded before those that come first in the file, between a hole in it and one in time
 SKIPPED = {  # bytes that a demuxer passes over between two packets of an undamaged file, at most
@@ -110,7 +111,7 @@ class VideoReader(Reader):
     def audio(self, clip: Clip, rate: int) -> Float32[np.ndarray, " samples"]:
         """The sound from the clip's first frame on, mono: the mean of the channels.
 
-        FFmpeg's own mix to mono may exceed 1. Where a picture is shown for `HELD` seconds only, so is the sound.
+        Where a picture is shown for `HELD` seconds only, so is the sound.
         """
         path, stop = clip.path, clip.stop
         with _opened(path) as container:
@@ -120,9 +121,7 @@ class VideoReader(Reader):
             video, origin = container.streams.best("video"), 0.0
             if video and video.start_time and video.time_base:
                 origin = float(video.start_time * video.time_base)
-            resampler = av.AudioResampler(format="fltp", rate=rate)
-            begin: float | None = None
-            stamps, pieces = [], []
+            track, stamps = _Track(rate), []
             for packet in container.demux():
                 time = _time(packet)
                 if video and packet.stream.index == video.index and time is not None:
@@ -131,14 +130,12 @@ class VideoReader(Reader):
                     continue
                 for frame in packet.decode():
                     assert isinstance(frame, av.AudioFrame)
-                    begin = frame.time if begin is None else begin
-                    pieces += [piece.to_ndarray() for piece in resampler.resample(frame)]
+                    track.add(frame)
                 if stop is not None and time is not None and time > origin + stop + 1:
                     break
-            if not pieces:
-                raise ReadError(path, "its audio track is empty")
-            pieces += [piece.to_ndarray() for piece in resampler.resample(None)]
-        sound = np.concatenate(pieces, axis=1).mean(axis=0, dtype=np.float32).clip(-1, 1)
+        begin, sound = track.begin, track.sound()
+        if not sound.size:
+            raise ReadError(path, "its audio track is empty")
         late = round(((begin or 0.0) - origin) * rate)  # samples
         sound = np.pad(sound, (late, 0)) if late > 0 else sound[-late:]
         kept, at = [], clip.start
@@ -148,6 +145,42 @@ class VideoReader(Reader):
                 at = b
         kept.append(sound[round(at * rate) : None if stop is None else round(stop * rate)])
         return np.concatenate(kept)
+
+
+class _Track:
+    """Puts the frames of a sound track together by their time stamps, with silence where some are missing."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate, self.begin = rate, None
+        self._resampler = av.AudioResampler(format="fltp", rate=rate)
+        self._pieces: list[np.ndarray] = []
+        self._end = 0.0  # seconds
+
+    def add(self, frame: av.AudioFrame) -> None:
+        """Append a decoded frame."""
+        time = self._end if frame.time is None else frame.time
+        if self.begin is None:
+            self.begin = self._end = time
+        if (missing := time - self._end) > SILENCE:
+            self._flush()
+            self._pieces.append(np.zeros((1, round(missing * self.rate)), np.float32))
+            self._end = time
+        self._pieces += map(_mono, self._resampler.resample(frame))
+        self._end += frame.samples / frame.sample_rate
+
+    def sound(self) -> Float32[np.ndarray, " samples"]:
+        """All of it."""
+        self._flush()
+        return np.concatenate(self._pieces, axis=1)[0].clip(-1, 1) if self._pieces else np.zeros(0, np.float32)
+
+    def _flush(self) -> None:
+        self._pieces += map(_mono, self._resampler.resample(None))
+        self._resampler = av.AudioResampler(format="fltp", rate=self.rate)
+
+
+def _mono(frame: av.AudioFrame) -> Float32[np.ndarray, "1 samples"]:
+    """The mean of the channels; FFmpeg's own mix may exceed 1."""
+    return frame.to_ndarray().mean(axis=0, dtype=np.float32, keepdims=True)
 
 
 def _stamps(container: InputContainer, stream: VideoStream, most: int | None = None) -> list[float]:
