@@ -288,3 +288,11 @@ def test_other_suffixes_are_found(make_clip, tmp_path, name, codec):
     made.rename(tmp_path / "set" / name)
     assert [clip.path.name for clip in scan(tmp_path / "set").clips] == [name]
     assert levels(tmp_path / "set" / name) == list(range(10))
+
+
+def test_a_rate_that_varies_is_told_of(make_clip):
+    slow_then_fast = [2 * k if k < 10 else 20 + (k - 10) for k in range(20)]
+    assert VideoReader().notes(Clip(make_clip("a.mkv", 20, stamps=slow_then_fast, rate=50))) == [
+        "its rate varies: --data.fps takes frames by their time"
+    ]
+    assert VideoReader().notes(Clip(make_clip("b.mkv", 20))) == []

@@ -26,6 +26,7 @@ __all__ = ["VideoReader"]
 
 STAMPS = 256  # packets from whose time stamps a rate is measured
 NEAR = 0.005  # share by which a stated rate may be off
+UNEVEN = 2.0  # intervals that a frame may be from its place at an even rate
 SILENCE = 0.05  # seconds of sound that are missing; less is rounding
 LATE = 1.5  # intervals; with a later frame, some are missing before it
 BEFORE = 32  # frames, decoded before those that come first in the file, between a hole in it and one in time
@@ -106,6 +107,8 @@ class VideoReader(Reader):
                 f"a picture that stands for more than {HELD:g} s is shown for {HELD:g} s ({len(jumps)} times, the "
                 f"longest for {longest:.1f} s, {at - stamps[0]:.2f} s after the start)"
             )
+        elif len(stamps) > 2 and _drift(stamps) > UNEVEN:
+            found.append("its rate varies: --data.fps takes frames by their time")
         return found
 
     def audio(self, clip: Clip, rate: int) -> Float32[np.ndarray, " samples"]:
@@ -194,6 +197,12 @@ def _stamps(container: InputContainer, stream: VideoStream, most: int | None = N
 def _time(packet: av.Packet) -> float | None:
     """The time stamp of a packet in seconds."""
     return None if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)
+
+
+def _drift(stamps: list[float]) -> float:
+    """How far stamps are from even ones with the same first and last, at most, in intervals."""
+    even = np.linspace(stamps[0], stamps[-1], len(stamps))
+    return float(np.abs(even - stamps).max() / (even[1] - even[0])) if even[1] > even[0] else 0.0
 
 
 def _rate(stamps: list[float], stream: VideoStream) -> float:
