@@ -1,13 +1,15 @@
-"""Strips: images whose square frames lie side by side."""
+"""Images: strips, animations, stacks and photos."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, probe, read_frames
-from kinema.data.readers.image import ImageReader, is_still
+from kinema.data.readers.image import ImageReader, image_size, is_still, read_image
 
 
 def test_strip(tmp_path):
@@ -29,3 +31,43 @@ def test_strip(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ReadError, match=r"strip.jpg: Pillow cannot read it"):
         list(read_frames(path))
+
+
+def moving(frames: int = 4) -> list[Image.Image]:
+    return [Image.new("RGB", (32, 24), (40 * k + 20,) * 3) for k in range(frames)]
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.avif", "a.tiff"])
+def test_animations_and_stacks(tmp_path: Path, name: str) -> None:
+    first, *others = moving()
+    timed = {} if name == "a.tiff" else {"duration": 100}
+    try:
+        first.save(tmp_path / name, save_all=True, append_images=others, **timed)
+    except (KeyError, OSError) as error:
+        pytest.skip(f"this Pillow does not write {name} ({error})")
+    levels = [float(frame.mean()) for frame in read_frames(tmp_path / name)]
+    assert levels == pytest.approx([20, 60, 100, 140], abs=4)
+    info = probe(Clip(tmp_path / name))
+    assert (info.width, info.height, info.frames) == (32, 24, 4)
+    assert info.fps == pytest.approx(25 if name == "a.tiff" else 10)
+    assert not is_still(tmp_path / name)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_upright(tmp_path: Path, orientation: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+    photo = Image.fromarray(image)
+    tags = photo.getexif()
+    tags[0x0112] = orientation
+    photo.save(tmp_path / "a.png", exif=tags)
+    upright = {1: image, 2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1], 5: image.swapaxes(0, 1),
+               6: np.rot90(image, -1), 7: np.rot90(image, 2).swapaxes(0, 1), 8: np.rot90(image)}  # fmt: skip
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright[orientation])
+    assert image_size(tmp_path / "a.png") == upright[orientation].shape[1::-1]
+
+
+def test_images_of_16_bits(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 16).astype(np.uint16).reshape(16, 64)
+    Image.fromarray(ramp).save(tmp_path / "depth.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "depth.png")[..., 0], ramp >> 8)
+    assert "16 bits" in ImageReader().notes(Clip(tmp_path / "depth.png"))[0]

@@ -113,6 +113,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 def _seconds(image: Image.Image) -> float:
     """How long the current page is shown; browsers take 10 ms or less for 100 ms."""
+    image.load()  # before it some formats do not say
     milliseconds = float(image.info.get("duration") or 0)
     return milliseconds / 1000 if milliseconds > 10 else 0.1 if "duration" in image.info else 1 / NOMINAL_FPS
 
