@@ -106,8 +106,9 @@ class Reader(ABC):
     def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
         """Yield the start and the duration in seconds, and the picture, of all frames in the file or member.
 
-        Seconds are from the first frame's start, and starts grow. `threads` are those of a decoder, 0 being one a core:
-        for files that are read side by side 1 is faster.
+        Seconds are from the first frame's start, and starts grow. Those before the clip's start may be left out, but
+        not where it has an `fps`, by which they are counted. `threads` are those of a decoder, 0 being one a core: for
+        files that are read side by side 1 is faster.
         """
 
     def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
