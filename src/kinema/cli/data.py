@@ -55,13 +55,14 @@ def main(words: Sequence[str]) -> None:
     """Read every clip, print the table and the choice, write the sheet."""
     choice, cls = None, Arguments
     if words and not words[0].startswith("-") and not {"-h", "--help"} & {*words}:
-        choice = choose(words[0], detect_runtime(), flag_value(words, "--data.label", "label"))
+        label, camera = flag_value(words, "--data.label", "label"), flag_value(words, "--data.camera", "")
+        choice = choose(words[0], detect_runtime(), label, camera)
         default = ("data", DataConfig, field(default=choice.experiment.data))
         cls = make_dataclass("Complete", [default], bases=(Arguments,), frozen=True)
     arguments = parse(cls, "kinema data check", words, description=inspect.getdoc(Arguments))
     if flag_value(words, "--data.source", arguments.folder) != arguments.folder:
         raise ValueError("kinema data check FOLDER: leave --data.source out")
-    folder = scan(arguments.folder, arguments.data.label)
+    folder = scan(arguments.folder, arguments.data.label, arguments.data.camera)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         infos = [info for info in pool.map(_info, folder.clips) if info is not None]
     config = replace(arguments.data, source=arguments.folder)
@@ -135,7 +136,8 @@ def _table(
     captions = sum(clip.caption is not None for clip in folder.clips)
     usable = len(lengths)
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
-    by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else "by file"
+    by = "by episode or group" if any(clip.group for clip in folder.clips) else "by file"
+    by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else by
     by = "by the splits of the folder" if any(clip.split for clip in folder.clips) else by
     table.add_row("held out of training", f"{len(held_out)} of {usable}, {by}" if held_out else "none")
     seconds = "" if fps is None else f": {min(lengths) / fps:.2f} to {max(lengths) / fps:.2f} s at {fps:.4g} a second"

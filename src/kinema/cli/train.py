@@ -122,9 +122,8 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
                 "train on what? kinema train --data FOLDER chooses all settings, kinema train FAMILY those of "
                 f"a family, one of {', '.join(FAMILIES.names)}"
             )
-        choice = choose(
-            data, detect_runtime(flag_value(words, "--device", "auto")), flag_value(words, "--data.label", "label")
-        )
+        label, camera = flag_value(words, "--data.label", "label"), flag_value(words, "--data.camera", "")
+        choice = choose(data, detect_runtime(flag_value(words, "--device", "auto")), label, camera)
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))

@@ -64,6 +64,8 @@ class DataConfig:
     """Clips with fewer frames: hold the last frame of those that have at least half of them, or skip all of them."""
     label: str = "label"
     """The column of metadata with the labels; none: no labels, nor class folders."""
+    camera: str = ""
+    """The camera whose clips are read, of a robot's several; by default the first by name."""
     flip: bool = False
     """Mirror half of the clips at random."""
     audio: bool = False
@@ -156,7 +158,7 @@ class FolderClips:
 
     def _scan(self, config: DataConfig, part: Part) -> None:
         """Find the clips."""
-        folder = scan(config.source, config.label)
+        folder = scan(config.source, config.label, config.camera)
         self.config, self.classes, self._root, self._skipped = config, folder.classes, folder.root, [*folder.skipped]
         self._notes = folder.notes
         self.grouped_by, held = folder.grouped_by, held_out(folder, config.holdout)

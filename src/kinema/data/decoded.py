@@ -17,7 +17,6 @@ from jaxtyping import Float32, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.cache import atomic_write, cache_folder, class_digest, code_digest, digest, entry_lock, write_header
-from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
 
 __all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "resize"]
@@ -38,7 +37,7 @@ class ClipEntry:
     path: Path  # of its frames in the cache, once it is decoded
     fps: float  # of those frames
     content: str  # a hash of the file
-    actions: Float32[np.ndarray, "rows A"] | None  # as they are in the clip's table
+    actions: Float32[np.ndarray, "rows A"] | None  # of `Reader.actions`
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -122,17 +121,15 @@ class ClipCache:
     def entry(self, clip: Clip) -> ClipEntry | str:
         """What is known of a clip without decoding it, or the reason why it cannot be used."""
         try:
-            stat, reader = clip.path.stat(), find_reader(clip.path)
+            reader = find_reader(clip.path)
             code = code_digest("data.decoded", "data.readers"), class_digest(type(reader))
             stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop, clip.fps
-            file = stat.st_size, stat.st_mtime_ns
             by_time = self.fps or ("its own" if self.audio else None)
-            path = self.folder / f"{digest(code, stretch, *file, self.size, self.fit, by_time)}.npy"
+            path = self.folder / f"{digest(code, stretch, reader.version(clip), self.size, self.fit, by_time)}.npy"
             known = _read_metadata(path)
             fps = known.fps if known else self.fps or clip.fps or reader.info(clip).fps
             content = known.content if known else reader.fingerprint(clip)
-            actions = None if clip.actions is None else read_actions(clip.actions)
-            return ClipEntry(clip, reader, path, fps, content, actions)
+            return ClipEntry(clip, reader, path, fps, content, reader.actions(clip))
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:

@@ -47,10 +47,11 @@ def labels_are_names(classes: Sequence[str], clips: int) -> bool:
 
 def clip_name(clip: Clip, root: Path) -> str:
     """What a clip is called: its path relative to the folder `root`, with forward slashes, and its member."""
-    return _name(clip.path, root) + (f":{clip.member}" if clip.member else "")
+    name = _name(clip.path, root)
+    return name if not clip.member else clip.member if name == "." else f"{name}:{clip.member}"
 
 
-def scan(root: str | Path, label: str = "label") -> Folder:
+def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     """Find the clips below `root`, with what tables in any of its folders, and files beside clips, say of them.
 
     Clips are what a registered reader can read. Tables are metadata.csv, .tsv, .jsonl, .json or .parquet, or else other
@@ -64,8 +65,9 @@ def scan(root: str | Path, label: str = "label") -> Folder:
     trained on. Where no table gives a label, and two or more top folders hold all the clips, these are the classes.
     Where there is a table in a file's folder or above it, a file without a row is skipped, as are a row without a file
     and, where others have some, a row without a label or actions. Hidden files are ignored, and others that no reader
-    can read are named in `notes`. Nothing is decoded. Raises ValueError for a folder that does not exist or has no
-    clips, and for tables that cannot be read, naming the line.
+    can read are named in `notes`. Of what several cameras filmed, the clips of `camera` are taken, or else of the first
+    by name. Nothing is decoded. Raises ValueError for a folder that does not exist or has no clips, for a camera that
+    is not there, and for tables that cannot be read, naming the line.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -111,6 +113,8 @@ def scan(root: str | Path, label: str = "label") -> Folder:
         raise ValueError(f"{root}: no clips in it; put files there that end in one of {suffixes}{first}")
     notes = [*_passed_over(root, tree, actions), *_not_used(columns)]
 
+    clips, said = _of_camera(clips, camera)
+    notes += said
     clips, said = _with_splits(clips)
     notes += said
     if any(clip.label is not None for clip in clips.values()):
@@ -211,6 +215,22 @@ def _rate(text: str, clip: Clip) -> float:
     if not 0 < fps < float("inf"):
         raise ValueError(f"{clip.path}: its fps is said to be {text!r}, which is not a number above 0")
     return fps
+
+
+def _of_camera(clips: dict[str, Clip], camera: str) -> tuple[dict[str, Clip], list[str]]:
+    """Without the clips of other cameras than the chosen one, where there are several; and what is to be said."""
+    cameras: dict[Path, set[str]] = {}
+    for clip in clips.values():
+        cameras.setdefault(clip.path, set()).add(clip.camera)
+    names = sorted(set[str]().union(*cameras.values()) - {""})
+    if camera and camera not in names:
+        raise ValueError(f"there is no camera {camera!r} in the clips; there are {', '.join(names) or 'none'}")
+    kept = {name: clip for name, clip in clips.items() if clip.camera == (camera or min(cameras[clip.path]))}
+    read = {clip.camera for clip in kept.values()}
+    if len(kept) == len(clips):
+        return clips, []
+    said = f"cameras: {', '.join(names)}, of which {', '.join(sorted(read))} is read (--data.camera chooses)"
+    return kept, [said]
 
 
 def _with_splits(clips: dict[str, Clip]) -> tuple[dict[str, Clip], list[str]]:

@@ -296,3 +296,37 @@ def test_a_rate_that_varies_is_told_of(make_clip):
         "its rate varies: --data.fps takes frames by their time"
     ]
     assert VideoReader().notes(Clip(make_clip("b.mkv", 20))) == []
+OPEN_GOP = {"bf": "3", "g": "12", "x264-params": "open-gop=1:scenecut=0"}
+REFRESHED = {"x264-params": "intra-refresh=1:keyint=25:scenecut=0"}
+INTERLACED = {"bf": "2", "g": "12", "flags": "+ildct+ilme", "x264-params": "tff=1:scenecut=0"}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "3", "g": "12"}),
+        ("libx264", OPEN_GOP),
+        ("libx264", REFRESHED),
+        ("libx264", INTERLACED),
+        ("libx265", {"x265-params": "keyint=12:bframes=3:open-gop=1:log-level=none"}),
+        ("libsvtav1", {"g": "8", "preset": "12", "svtav1-params": "pred-struct=2"}),
+    ],
+    ids=["closed", "open", "refreshed", "interlaced", "hevc", "av1"],
+)
+def test_a_stretch_is_what_decoding_from_the_start_gives(make_clip, name, codec, options):
+    if codec == "libsvtav1" and name == "a.ts":
+        pytest.skip("it does not hold AV1")
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    path = make_clip(name, images=images, codec=codec, options=options)
+    starts, whole = zip(*((start, picture()) for start, _, picture in VideoReader().recording(Clip(path))), strict=True)
+    for first in (1, 11, 12, 13, 15, 24, 26, 47, 59):
+        found = list(VideoReader().frames(Clip(path, start=starts[first], stop=starts[first] + 0.39)))
+        np.testing.assert_array_equal(found, whole[first : first + 10])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_stretch_is_not_decoded_from_the_start(make_clip, name):
+    path = make_clip(name, images=np.zeros((240, 32, 32, 3), np.uint8), options={"g": "12", "bf": "2"})
+    starts = [start for start, _, _ in VideoReader().recording(Clip(path, start=8.0))]
+    assert 7 < starts[0] < 8 and starts[-1] == pytest.approx(239 / 25, abs=1e-3)

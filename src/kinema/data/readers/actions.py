@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from kinema.data.readers.base import ReadError
+from kinema.data.readers.errors import ReadError
 
-__all__ = ["read_actions"]
+__all__ = ["read_actions", "to_actions"]
 
 
 def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
@@ -26,12 +26,20 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
             table = _csv(path.read_text(encoding="utf-8-sig"))
         else:
             raise ReadError(path, "actions are read from .npy and .csv files")
-        table = np.asarray(table, np.float32)
     except ReadError:
         raise
     except OSError as error:
         raise ReadError(path, error.strerror or "it cannot be read") from error
     except (ValueError, TypeError, EOFError) as error:
+        raise ReadError(path, f"it is not a table of numbers ({error})") from error
+    return to_actions(path, table)
+
+
+def to_actions(path: Path, values: np.ndarray) -> Float32[np.ndarray, "T A"]:
+    """Numbers [T, A] or [T] that were read from a file; raises ReadError as `read_actions` does."""
+    try:
+        table = np.asarray(values, np.float32)
+    except (ValueError, TypeError) as error:
         raise ReadError(path, f"it is not a table of numbers ({error})") from error
     if table.ndim == 1:
         table = table[:, None]

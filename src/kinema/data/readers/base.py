@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from kinema.data.readers.actions import read_actions
+from kinema.data.readers.errors import ReadError
 from kinema.registry import READERS
 
 __all__ = [
@@ -42,14 +44,6 @@ LATE, EARLY = 6e-3, 0.25  # seconds, and share of a frame: a GIF rounds to hundr
 TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
 
 
-class ReadError(ValueError):
-    """A file that cannot be used, in one line: `reason` says what is wrong, the message names the file too."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
-
-
 @dataclass(frozen=True, slots=True)
 class Clip:
     """A stretch of something that can be read, and what is known about it."""
@@ -61,7 +55,8 @@ class Clip:
     fps: float | None = None  # frames a second, where what the file says is wrong or missing
     label: str | None = None
     caption: str | None = None
-    actions: Path | None = None  # a table of numbers, .npy or .csv, with a row for each frame
+    camera: str = ""  # what filmed it, where there are clips of several cameras in `path`
+    actions: Path | None = None  # where a row of numbers for each frame is, a .npy or .csv or what its reader reads
     split: str | None = None  # such as train or test
     group: str | None = None  # what clips have in common that must not be both trained on and held out, as a patient
 
@@ -94,6 +89,11 @@ class Reader(ABC):
         """The clips in a file: one, which is all of it, or several, each with a `member` of its own."""
         return (Clip(path),)
 
+    def version(self, clip: Clip) -> Hashable:
+        """What differs once the files that a clip is read from were changed: their sizes and times."""
+        stat = clip.path.stat()
+        return stat.st_size, stat.st_mtime_ns
+
     def fingerprint(self, clip: Clip) -> str:
         """A hash of the contents that a clip is read from."""
         with clip.path.open("rb") as file:
@@ -107,8 +107,9 @@ class Reader(ABC):
     def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
         """Yield the start and the duration in seconds, and the picture, of all frames in the file or member.
 
-        Seconds are from the first frame's start, and starts grow. `threads` are those of a decoder, 0 being one a core:
-        for files that are read side by side 1 is faster.
+        Seconds are from the first frame's start, and starts grow. Those before the clip's start may be left out, but
+        not where it has an `fps`, by which they are counted. `threads` are those of a decoder, 0 being one a core: for
+        files that are read side by side 1 is faster.
         """
 
     def frames(self, clip: Clip, fps: float | None = None, threads: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
@@ -128,6 +129,10 @@ class Reader(ABC):
             if number != known or frame is None:  # not shown again
                 known, frame = number, picture()
             yield number, frame
+
+    def actions(self, clip: Clip) -> Float32[np.ndarray, "T A"] | None:
+        """The actions of a clip, where it has some: row k is that of frame k of the clip, before any resampling."""
+        return None if clip.actions is None else read_actions(clip.actions)
 
     def notes(self, clip: Clip) -> list[str]:
         """What a person should know of how a clip is read, in plain words; all of its time stamps may be read."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -39,10 +39,13 @@ class FramesReader(Reader):
         except ReadError:
             return True  # it is named when it is read
 
+    def version(self, clip: Clip) -> Hashable:
+        """The names, sizes and times of the images."""
+        return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _images(clip.path))
+
     def fingerprint(self, clip: Clip) -> str:
         """A hash of the names, sizes and times of the images."""
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _images(clip.path)]
-        return hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(repr(self.version(clip)).encode(), digest_size=16).hexdigest()
 
     def info(self, clip: Clip) -> ClipInfo:
         """The size of the first image, and how many there are."""

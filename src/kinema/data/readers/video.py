@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import islice, pairwise
@@ -37,6 +38,9 @@ SKIPPED = {  # bytes that a demuxer passes over between two packets of an undama
     "ogg": 131_072,
 }
 LOST = 0.25  # share of the bytes of the missing time
+SEEKABLE = ("mov", "matroska")  # how the names of formats begin whose keyframes are found by time
+MARGIN = 3  # frames between a keyframe and a stretch: deinterlacing takes pixels of the frame before
+BACK = (0, 1, 4, 16, 64)  # seconds, tried in turn: what is found may be too late where frames are out of order
 
 
 class VideoReader(Reader):
@@ -71,10 +75,11 @@ class VideoReader(Reader):
         return ClipInfo(*((height, width) if turned(frame) else (width, height)), fps, sample_rate, None, seconds)
 
     def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
-        """Yield the frames by their time stamps."""
+        """Yield the frames by their time stamps; of .mp4, .mov and .mkv from a keyframe before the clip's start on."""
         with _opened(clip.path) as container:
             display = Display(_video_stream(container, clip.path).sample_aspect_ratio)
-        for start, seconds, frame in _decode(clip.path, threads):
+        keyframe = _keyframe_before(clip.path, clip.start) if clip.start > 0 and clip.fps is None else None
+        for start, seconds, frame in _decode(clip.path, threads, keyframe):
             yield start, seconds, partial(display, frame)
 
     def notes(self, clip: Clip) -> list[str]:
@@ -226,35 +231,87 @@ def _first_frame(path: Path) -> tuple[av.VideoFrame, Fraction | None]:
         return frame, stream.sample_aspect_ratio
 
 
-def _decode(path: Path, threads: int = 0) -> Iterator[tuple[float, float, av.VideoFrame]]:
-    """Yield (start, duration, frame) of every frame, in seconds from the first frame's start; starts always grow."""
+@dataclass(frozen=True, slots=True)
+class _Keyframe:
+    """Where decoding may begin, in seconds by the file's own time."""
+
+    origin: float  # of the first frame of the file
+    stamp: int  # to seek to, in units of the stream's time base
+    time: float
+
+
+def _keyframe_before(path: Path, start: float) -> _Keyframe | None:
+    """The keyframe before `start` in seconds from the first frame; None where decoding must begin with the file.
+
+    Decoding from it gives it first, which is not so where a picture is renewed bit by bit.
+    """
+    with _opened(path) as container, suppress(FFmpegError):  # of a file that cannot be sought
+        stream = _video_stream(container, path)
+        stream.codec_context.thread_count = 1
+        if not container.format.name.startswith(SEEKABLE) or stream.time_base is None:
+            return None
+        origin = next((frame.time for frame in container.decode(stream)), None)
+        if origin is None:
+            return None
+        latest = origin + start - MARGIN / float(stream.average_rate or NOMINAL_FPS)
+        for back in BACK:
+            stamp = round((latest - back) / stream.time_base)
+            if stamp * stream.time_base <= origin:
+                return None
+            container.seek(stamp, stream=stream)
+            packet = next(container.demux(stream))
+            time = _time(packet)
+            if time is None or time > latest or not packet.is_keyframe:
+                continue
+            container.seek(stamp, stream=stream)
+            frames = (frame.time for frame in container.decode(stream))
+            if next((one for one in frames if one is not None and one >= time), None) == time:
+                return _Keyframe(origin, stamp, time)
+    return None
+
+
+def _decode(
+    path: Path, threads: int = 0, keyframe: _Keyframe | None = None
+) -> Iterator[tuple[float, float, av.VideoFrame]]:
+    """Yield (start, duration, frame) of every frame, in seconds from the first frame's start; starts always grow.
+
+    With `keyframe`, of those from it on.
+    """
     with _opened(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
         interval = 1 / float(stream.average_rate or NOMINAL_FPS)
         packets, fields = _Packets(container), _Fields(stream)
-        count, origin, last = 0, 0.0, 0.0
+        origin, last = None, 0.0
+        if keyframe is not None:
+            origin, last = keyframe.origin, keyframe.time - interval
+            container.seek(keyframe.stamp, stream=stream)
+
+        def damage(reason: str) -> ReadError:
+            return ReadError(path, f"{reason} after {last - (origin or 0.0):.2f} s")
+
         for packet in packets:
             if packet.is_corrupt:
-                raise ReadError(path, f"it is damaged or cut short after frame {count}")
+                raise damage("it is damaged or cut short")
             if packet.stream.index != stream.index:  # of the last, empty packets stream_index is 0
                 continue
             frames = packet.decode()
+            if keyframe is not None:  # frames that are shown before it, but stored after it, need others
+                frames = [frame for frame in frames if frame.time is None or frame.time >= keyframe.time]
             if any(frame.is_corrupt for frame in frames):
-                raise ReadError(path, f"it is damaged or cut short after frame {count}")
+                raise damage("it is damaged or cut short")
             for frame in fields.join(frames, last=packet.size == 0):
                 time = frame.time
-                if count == 0:
+                if origin is None:
                     time = origin = time or 0.0
                 elif time is None or time <= last:  # decoders give frames in the order of showing: the stamp is wrong
                     time = last + interval
                 elif time - last > LATE * interval and packets.skipped(time - last):
-                    raise ReadError(path, f"it is damaged: {time - last:.2f} s are missing after frame {count}")
+                    raise damage(f"it is damaged: {time - last:.2f} s are missing")
                 last = time
                 seconds = (frame.duration or 0) * float(frame.time_base or 0)
                 yield time - origin, seconds or interval, frame
-                count += 1
-        if count == 0:
+        if origin is None:
             raise ReadError(path, "it has no frames")
         # FFmpeg takes a cut Matroska file for one that ends there; only the header's duration tells.
         stated = (container.duration or 0) / av.time_base
