@@ -132,7 +132,7 @@ def test_bad_files_are_listed_and_the_rest_is_used(five, make_clip, tmp_path):
     make_clip("set/short.mp4", 3)
     (tmp_path / "set" / "text.mp4").write_text("not a video")
     source = FolderSource(five(short="skip"))
-    assert len(source.clips) == 5
+    assert source.usable == 5
     assert source.skipped[0] == Skipped("short.mp4", "3 frames at 25 fps, 4 are needed")
     assert source.skipped[1].name == "text.mp4" and source.skipped[1].reason.startswith("FFmpeg cannot read it")
     with pytest.raises(
@@ -330,3 +330,27 @@ def test_real_folder(shared_data: Path, tmp_path):
     assert source.spec.fps == 25
     assert all("60 are needed" in skip.reason for skip in source.skipped)
     assert source.batch(0, 4, seed=0).frames.shape == (4, 60, 3, 64, 64)
+
+
+def test_batches_do_not_depend_on_what_is_decoded_when(five, make_clip, monkeypatch):
+    make_clip("set/9.mkv", 3, codec="ffv1")  # too short
+    whole = FolderSource(five(short="skip"))
+    monkeypatch.setattr(clips, "AHEAD", 0.0)
+    lazy = FolderSource(five(short="skip", cache=None))
+    assert len(whole.lengths) == 5 and len(lazy.lengths) <= 1
+    for step in (7, 0, 3):
+        one, other = (source.batch(step, 4, seed=1) for source in (whole, lazy))
+        assert torch.equal(one.frames, other.frames)
+    lazy.decode_all()
+    assert lazy.lengths == whole.lengths and lazy.skipped == whole.skipped and lazy.key == whole.key
+
+
+def test_clips_with_other_actions_are_skipped_when_they_are_found(five, tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "OPENED", 2)  # the first and the last
+    rows = "".join(f"{n}.mkv,{n}.npy\n" for n in range(5))
+    for n in range(5):
+        np.save(tmp_path / "set" / f"{n}.npy", np.zeros((10, 3 if n == 2 else 2)))
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,actions\n" + rows)
+    source = FolderSource(five())
+    assert source.usable == 4
+    assert source.skipped == (Skipped("2.mkv", "it has actions of 3 numbers a frame, and others of 2"),)

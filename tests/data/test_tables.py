@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,76 @@ def test_links(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fps", ["0", "-1", "fast", "inf"])
 def test_a_rate_that_is_none_is_an_error(tmp_path: Path, fps: str) -> None:
-    put(tmp_path, "a.mp4")
-    (tmp_path / "metadata.csv").write_text(f"file_name,fps\na.mp4,{fps}\n")
+    put(tmp_path, "a.npy")
+    (tmp_path / "metadata.csv").write_text(f"file_name,fps\na.npy,{fps}\n")
     with pytest.raises(ValueError, match="which is not a number above 0"):
         scan(tmp_path)
+
+
+def test_a_rate_counts_where_files_have_none(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.npy")
+    (tmp_path / "metadata.csv").write_text("file_name,fps\na.mp4,50\nb.npy,30000/1001\n")
+    assert [clip.fps for clip in scan(tmp_path).clips] == [None, pytest.approx(29.97, abs=0.001)]
+    (tmp_path / "b.npy").unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,fps\na.mp4,50\n")
+    assert scan(tmp_path).notes == ("columns that are not used: fps",)
+
+
+def test_signs_that_end_lines_elsewhere_are_text(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    lines = ["file_name,caption", "a.mp4,one\u2028 two", "b.mp4,x, y, z", "c.mp4,p,  q,r"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines), "utf-8")
+    assert captions(tmp_path) == ["one\u2028 two", "x, y, z", "p,  q,r"]
+    rows = [{"file_name": "a.mp4", "caption": "one\u2028 two"}, *ROWS[1:]]
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+    assert captions(tmp_path) == ["one\u2028 two", "a bus"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.json", b'{"caption": "cut'), ("a.txt", b"caf\xe9")])
+def test_a_bad_file_beside_a_clip_costs_that_clip_only(tmp_path: Path, name: str, content: bytes) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / name).write_bytes(content)
+    folder = scan(tmp_path)
+    assert [clip.path.name for clip in folder.clips] == ["b.mp4"]
+    assert folder.skipped[0].name == "a.mp4" and name in folder.skipped[0].reason
+
+
+def test_a_table_counts_before_a_file_beside_the_clip(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.mp4,of the table\n")
+    (tmp_path / "a.json").write_text('{"caption": "of the file", "label": 7}')
+    (clip,) = scan(tmp_path).clips
+    assert (clip.caption, clip.label) == ("of the table", "7")
+
+
+def test_splits_of_other_names_are_held_out_too(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{split}/a.mp4" for split in ("train", "test", "val_unseen", "test2")))
+    folder = scan(tmp_path)
+    assert held_out(folder, 0.1) == {"test/a.mp4", "test2/a.mp4", "val_unseen/a.mp4"} and folder.classes == ()
+    assert folder.notes == ("clips of test, test2, val_unseen are held out, and those of train are trained on",)
+    put(tmp_path / "columns", "a.mp4", "b.mp4")
+    (tmp_path / "columns/metadata.csv").write_text("file_name,split\na.mp4,one\nb.mp4,two\n")
+    assert scan(tmp_path / "columns").notes == ("splits that are not used, as none is called train: one, two",)
+
+
+def test_tables_called_train_and_test_are_splits(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "train.csv").write_text("file,caption\na.mp4,one\n")
+    (tmp_path / "test.csv").write_text("file,caption\nb.mp4,two\n")
+    assert held_out(scan(tmp_path), 0.1) == {"b.mp4"}
+
+
+def test_columns_are_named_in_any_case(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,Action\na.mp4,walk\nb.mp4,run\n")
+    assert scan(tmp_path, "Action").classes == scan(tmp_path, "action").classes == ("run", "walk")
+
+
+def test_ten_thousand_files_are_found_in_seconds(tmp_path: Path) -> None:
+    for number in range(10_000):
+        (tmp_path / f"{number}.mp4").touch()
+        (tmp_path / f"{number}.txt").write_text("a caption")
+    begun = time.process_time()
+    assert len(scan(tmp_path).clips) == 10_000
+    assert time.process_time() - begun < 60  # it was 16 s where it grew with the square, and is about 2 s

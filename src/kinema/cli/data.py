@@ -67,6 +67,7 @@ def main(words: Sequence[str]) -> None:
         infos = [info for info in pool.map(_info, folder.clips) if info is not None]
     config = replace(arguments.data, source=arguments.folder)
     source = FolderSource(config)
+    source.decode_all()
     held_out, unusable = _held_out(config) if source.other_clips else ([], ())
     all_skipped = tuple(sorted({*source.skipped, *unusable}, key=lambda one: one.name))
     console = Console()
@@ -133,7 +134,7 @@ def _table(
     table = Table(title=escape(str(folder.root)), show_header=False)
     lengths = [*training, *held_out]
     labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
-    captions = sum(clip.caption is not None for clip in folder.clips)
+    captions = sum(bool(clip.caption) for clip in folder.clips)
     usable = len(lengths)
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
     by = "by episode or group" if any(clip.group for clip in folder.clips) else "by file"

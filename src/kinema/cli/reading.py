@@ -37,7 +37,7 @@ def open_and_report(config: DataConfig, quiet: bool = False) -> Source:
     if not quiet:
         report(source.skipped)
         if isinstance(source, FolderSource) and (held_out := len(source.other_clips)):
-            line = f"{held_out} of {held_out + len(source.clips)} clips are held out of training (--data.holdout)"
+            line = f"{held_out} of {held_out + source.usable} clips are held out of training (--data.holdout)"
             console.print(line, highlight=False, soft_wrap=True)
         for line in notes(source):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

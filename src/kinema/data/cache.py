@@ -84,8 +84,9 @@ PACKAGE = Path(__file__).parents[1]  # whose source code `code_digest` reads
 def code_digest(*modules: str) -> str:
     """A hash of the source code of modules and packages of kinema, such as "types" or "evaluation.rows".
 
-    Also of the versions of torch, numpy and av. What is kept on disk has it in its name, so that it is made again when
-    the code that makes it changes. Sources are read once per process. Raises ValueError for a module that is not there.
+    Also of the versions of torch, numpy, av and pillow. What is kept on disk has it in its name, so that it is made
+    again when the code that makes it changes. Sources are read once per process. Raises ValueError for a module that is
+    not there.
     """
     return _code_digest(PACKAGE, modules)
 
@@ -107,5 +108,5 @@ def _code_digest(package: Path, modules: tuple[str, ...]) -> str:
         for path in paths:
             source = path.read_bytes()
             hashed.update(f"{path.relative_to(package).as_posix()}:{len(source)}:".encode() + source)
-    hashed.update(repr([version(name) for name in ("torch", "numpy", "av")]).encode())
+    hashed.update(repr([version(name) for name in ("torch", "numpy", "av", "pillow")]).encode())
     return hashed.hexdigest()

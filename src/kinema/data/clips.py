@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +22,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from kinema.conditions.text import make_vocabulary
 from kinema.data.cache import code_digest, digest
-from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip, Fit
+from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip, Fit, Opened
 from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.holdout import held_out
 from kinema.data.readers.base import Clip
@@ -42,6 +45,8 @@ Part = Literal["all", "training", "held out"]
 
 LARGEST, FASTEST = 8192, 1000  # pixels of a side and frames of a clip; frames a second
 PREFETCH = 64  # clips that are decoded before they are asked for
+OPENED = 256  # clips whose heads are read to know the rate and the actions of all
+AHEAD = 10.0  # seconds of decoding before training begins
 
 
 @dataclass(frozen=True)
@@ -165,27 +170,36 @@ class FolderClips:
         least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
         size = config.height, config.width, config.fit
         self._cache = ClipCache(least, *size, config.fps, config.audio, config.cache, len(folder.clips))
+        self._decoded: dict[int, DecodedClip] = {}
+        self._bad: set[int] = set()  # numbers of clips that cannot be used
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(zip(folder.clips, pool.map(self._cache.entry, folder.clips), strict=True))
+            entries = [(clip, entry) for clip, entry in found if isinstance(entry, ClipEntry)]
+            places = np.unique(np.linspace(0, len(entries) - 1, min(OPENED, len(entries))).round().astype(int)).tolist()
+            opened = dict(zip(places, pool.map(self._cache.opened, (entries[k][1] for k in places)), strict=True))
+        for clip, reason in found:
+            if isinstance(reason, str):
+                self._skip(clip, reason)
+        self._opened = [one for one in opened.values() if isinstance(one, Opened)]
         self._entries: list[ClipEntry] = []
         self._others: list[ClipEntry] = []  # of the other part
-        self._decoded: dict[int, DecodedClip] = {}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for clip, found in zip(folder.clips, pool.map(self._cache.entry, folder.clips), strict=True):
+        for number, (clip, entry) in enumerate(entries):
+            if isinstance(reason := opened.get(number), str):
+                self._skip(clip, reason)
+            else:
                 is_held = clip_name(clip, folder.root) in held
-                if isinstance(found, ClipEntry):
-                    chosen = part == "all" or (part == "held out") == is_held
-                    (self._entries if chosen else self._others).append(found)
-                else:
-                    self._skip(clip, found)
+                chosen = part == "all" or (part == "held out") == is_held
+                (self._entries if chosen else self._others).append(entry)
         if not self._entries:
             raise self._no_clips()
 
     def _summarize(self) -> None:
         """Set what the clips have in common, `spec`, and what is the chosen ones': `key`, labels and captions."""
         config, clips, known = self.config, self.clips, [*self._entries, *self._others]
-        rates = [entry.fps for entry in known]
+        rates = [one.fps for one in self._opened]
         self.rates = min(rates), max(rates)
         fps = float(np.median(rates))
-        columns = {0 if entry.actions is None else entry.actions.shape[1] for entry in known}
+        columns = {one.actions for one in self._opened}
         if len(columns) > 1:
             raise ValueError(
                 f"{self._root}: its clips have actions of {sorted(columns)} numbers a frame: give all the same"
@@ -232,7 +246,9 @@ class FolderClips:
         found: dict[str, list[tuple[str, str]]] = {}
         for number, decoded in sorted(self._decoded.items()):
             for note in decoded.notes:  # those that differ in numbers only are one
-                found.setdefault(note.split(":")[0].split(" (")[0], []).append((self.name(number), note))
+                found.setdefault(re.sub(r"\d[\d.]*", "", re.split(r":| \(", note)[0]), []).append(
+                    (self.name(number), note)
+                )
         of_clips = [
             f"{name}: {note}" if len(those) == 1 else f"{len(those)} clips, the first {name}: {note}"
             for those in found.values()
@@ -270,21 +286,29 @@ class FolderClips:
                         break
                     clip, future = pending.popleft()
                     found = future.result()
-                    if isinstance(found, DecodedClip):
-                        self._decoded[clip] = found
-                        yield clip, found.shape[0]
-                    else:
-                        self._skip(self._entries[clip].clip, found)
-                        yield clip, 0
+                    yield clip, self._keep(clip, found)
             finally:
                 for _, future in pending:
                     future.cancel()
         if not self._decoded:
             raise self._no_clips()
 
+    def _keep(self, clip: int, found: DecodedClip | str) -> int:
+        """Note the clip of a number as decoded, or skipped and why; returns its frames, 0 where it cannot be used."""
+        if isinstance(found, DecodedClip):
+            columns = 0 if found.actions is None else found.actions.shape[1]
+            if columns == self.spec.actions:
+                self._decoded[clip] = found
+                return found.shape[0]
+            found = f"it has actions of {columns} numbers a frame, and others of {self.spec.actions}"
+        if clip not in self._bad:
+            self._bad.add(clip)
+            self._skip(self._entries[clip].clip, found)
+        return 0
+
     def content(self, clip: int) -> str:
         """A hash of the file of the clip of this number."""
-        return self._entries[clip].content
+        return self._cache.content(self._entries[clip])
 
     def frames(self, clip: int) -> UInt8[np.ndarray, "T H W 3"]:
         """All frames of a decoded clip."""
@@ -321,37 +345,52 @@ class FolderClips:
 
 
 class FolderSource(FolderClips):
-    """A folder's clips to train on, all decoded, that gives windows of `config.frames` frames.
+    """A folder's clips to train on, that gives windows of `config.frames` frames.
 
-    Those that `config.holdout` holds out are left out. `progress` follows the decoding, which is done once.
+    Those that `config.holdout` holds out are left out. Clips are decoded for `AHEAD` seconds now, which `progress`
+    follows, and the others when they are asked for and a little before. In place of one that cannot be used comes the
+    next that can, so that batches do not depend on what was decoded when.
     """
 
     def __init__(self, config: DataConfig, progress: Progress = no_progress) -> None:
-        self._scan(config, "training")
-        for done, _ in enumerate(self.decode(range(len(self._entries))), 1):
+        super().__init__(config, "training")
+        self._lock, self._pending = Lock(), dict[int, Future[DecodedClip | str]]()
+        self.decode_all(progress, AHEAD)
+
+    def decode_all(self, progress: Progress = no_progress, seconds: float = float("inf")) -> None:
+        """Decode the clips that are not decoded yet, for so many seconds at most."""
+        begun = time.monotonic()
+        left = [clip for clip in range(len(self._entries)) if clip not in self._decoded and clip not in self._bad]
+        for done, _ in enumerate(self.decode(left), len(self._entries) - len(left) + 1):
             progress(done, len(self._entries))
-        usable = sorted(self._decoded)
-        self._entries = [self._entries[clip] for clip in usable]
-        self._decoded = dict(enumerate(self._decoded[clip] for clip in usable))
-        self._summarize()
+            if time.monotonic() - begun > seconds:
+                return
+
+    @property
+    def usable(self) -> int:
+        """The clips less those that were found to be bad so far."""
+        return len(self._entries) - len(self._bad)
 
     @property
     def lengths(self) -> list[int]:
-        """The frames of each clip."""
-        return [self._decoded[clip].shape[0] for clip in range(len(self.clips))]
+        """The frames of each clip that is decoded."""
+        return [self._decoded[clip].shape[0] for clip in sorted(self._decoded)]
 
     @property
     def padded(self) -> int:
-        """Clips that are shorter than `config.frames`, whose last frame is repeated."""
+        """Decoded clips that are shorter than `config.frames`, whose last frame is repeated."""
         return sum(length < self.config.frames for length in self.lengths)
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each from anywhere in its clip; in an epoch each clip comes once.
 
-        As of `read`; a pure function of its arguments.
+        As of `read`; a pure function of its arguments. Raises NoClips where no clip can be used.
         """
         config, first = self.config, (step * ranks + rank) * size
-        clips = shuffled(len(self.clips), first, size, seed)
+        coming = shuffled(len(self._entries), first, 2 * size, seed)
+        with self._lock:
+            self._request(coming)
+            clips = [self._usable(clip) for clip in coming[:size]]
         # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
         random = np.random.default_rng((seed, 1, step, rank))
         places, flips = random.random(size), random.random(size) < 0.5
@@ -360,6 +399,30 @@ class FolderSource(FolderClips):
             for clip, place in zip(clips, places, strict=True)
         ]
         return self.read(list(zip(clips, begins, strict=True)), flips if config.flip else None)
+
+    def _request(self, clips: Sequence[int]) -> None:
+        """Have clips decoded in the background."""
+        for clip in clips:
+            if clip not in self._decoded and clip not in self._bad and clip not in self._pending:
+                self._pending[clip] = _background().submit(self._cache.decode, self._entries[clip])
+
+    def _usable(self, clip: int) -> int:
+        """The number of the clip, decoded, or of the next that can be used."""
+        while clip not in self._decoded:
+            if len(self._bad) == len(self._entries):
+                raise self._no_clips()
+            if clip in self._bad:
+                clip = (clip + 1) % len(self._entries)
+                continue
+            self._request([clip])
+            self._keep(clip, self._pending.pop(clip).result())
+        return clip
+
+
+@cache
+def _background() -> ThreadPoolExecutor:
+    """The threads that decode while training goes on."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="kinema-decode")
 
 
 def shuffled(count: int, first: int, size: int, seed: int) -> list[int]:

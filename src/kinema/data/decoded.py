@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.cache import atomic_write, cache_folder, class_digest, code_digest, digest, entry_lock, write_header
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
 
-__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "resize"]
+__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -30,30 +30,19 @@ BLOCK = 16  # frames that are resized at once
 
 @dataclass(frozen=True, slots=True)
 class ClipEntry:
-    """A clip that can be opened, and what is known of it before it is decoded."""
+    """A clip that is there, of which nothing is read yet."""
 
     clip: Clip
     reader: Reader
     path: Path  # of its frames in the cache, once it is decoded
-    fps: float  # of those frames
-    content: str  # a hash of the file
-    actions: Float32[np.ndarray, "rows A"] | None  # of `Reader.actions`
+    key: tuple[object, ...]  # what decides the decoded clip and its conditions, beside the settings of the cache
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What decides the decoded clip and its conditions, beside the settings of the cache."""
-        clip, actions = self.clip, None if self.actions is None else self.actions.tobytes()
-        return (
-            class_digest(type(self.reader)),
-            self.content,
-            clip.member,
-            clip.start,
-            clip.stop,
-            clip.fps,
-            clip.label,
-            clip.caption,
-            actions,
-        )
+
+class Opened(NamedTuple):
+    """What is known of a clip before it is decoded."""
+
+    fps: float  # of its frames in the cache
+    actions: int  # numbers a frame; 0: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +52,7 @@ class DecodedClip:
     path: Path
     offset: int  # bytes before the first frame
     shape: tuple[int, int, int, int]  # T H W 3
+    fps: float
     notes: tuple[str, ...] = ()  # of `Reader.notes`, and of its brightness
     actions: Float32[np.ndarray, "T A"] | None = None
 
@@ -119,21 +109,39 @@ class ClipCache:
         self.folder = cache_folder(folder, "clips")
 
     def entry(self, clip: Clip) -> ClipEntry | str:
-        """What is known of a clip without decoding it, or the reason why it cannot be used."""
+        """The place of a clip in the cache, or the reason why it cannot be used; nothing of it is read."""
         try:
             reader = find_reader(clip.path)
             code = code_digest("data.decoded", "data.readers"), class_digest(type(reader))
-            stretch = str(clip.path.resolve()), clip.member, clip.start, clip.stop, clip.fps
-            by_time = self.fps or ("its own" if self.audio else None)
-            path = self.folder / f"{digest(code, stretch, reader.version(clip), self.size, self.fit, by_time)}.npy"
-            known = _read_metadata(path)
-            fps = known.fps if known else self.fps or clip.fps or reader.info(clip).fps
-            content = known.content if known else reader.fingerprint(clip)
-            return ClipEntry(clip, reader, path, fps, content, reader.actions(clip))
+            stretch = clip.member, clip.start, clip.stop, clip.fps
+            version, by_time = reader.version(clip), self.fps or ("its own" if self.audio else None)
+            path = digest(code, str(clip.path.resolve()), stretch, version, self.size, self.fit, by_time)
+            of_actions = None
+            if clip.actions is not None and clip.actions.is_file():
+                of_actions = clip.actions.stat().st_size, clip.actions.stat().st_mtime_ns
+            key = code, clip.path.name, stretch, version, clip.label, clip.caption, of_actions
+            return ClipEntry(clip, reader, self.folder / f"{path}.npy", key)
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:
             return str(error.strerror)
+
+    def opened(self, entry: ClipEntry) -> Opened | str:
+        """What the head of a clip says, without decoding it, or the reason why it cannot be used."""
+        clip, known = entry.clip, _read_metadata(entry.path)
+        try:
+            fps = known.fps if known else self.fps or clip.fps or entry.reader.info(clip).fps
+            actions = entry.reader.actions(clip)
+        except ReadError as error:
+            return error.reason if error.path == clip.path else str(error)
+        except OSError as error:
+            return str(error.strerror)
+        return Opened(fps, 0 if actions is None else actions.shape[1])
+
+    def content(self, entry: ClipEntry) -> str:
+        """A hash of what a clip is read from."""
+        known = _read_metadata(entry.path)
+        return known.content if known else entry.reader.fingerprint(entry.clip)
 
     def decode(self, entry: ClipEntry) -> DecodedClip | str:
         """The clip, decoded now if the cache does not hold it, or the reason why it cannot be used."""
@@ -145,12 +153,12 @@ class ClipCache:
                     decoded = self._find(entry) or self._write(entry)
             frames = decoded.shape[0]
             if frames < self.least:
-                return f"{frames} frame{'s' * (frames != 1)} at {entry.fps:.4g} fps, {self.least} are needed"
-            if entry.actions is None:
-                return decoded
+                return f"{frames} frame{'s' * (frames != 1)} at {decoded.fps:.4g} fps, {self.least} are needed"
             return replace(decoded, actions=_actions_of(entry, frames))
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
+        except OSError as error:
+            return str(error.strerror)
 
     def _find(self, entry: ClipEntry) -> DecodedClip | None:
         """What the cache holds of a clip; None where it is missing or incomplete."""
@@ -170,7 +178,8 @@ class ClipCache:
 
     def _write_frames(self, entry: ClipEntry) -> None:
         height, width = self.size
-        fps, numbers, brightest = entry.fps if self.fps or self.audio else None, [], 0
+        own = self.fps or entry.clip.fps or entry.reader.info(entry.clip).fps
+        fps, numbers, brightest = own if self.fps or self.audio else None, [], 0
         frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:
             write_header(file, "|u1", (0, height, width, 3))
@@ -185,7 +194,8 @@ class ClipCache:
             notes = entry.reader.notes(entry.clip)
             if brightest < DARK:
                 notes.append(f"dark: no pixel is brighter than {brightest} of 255")
-            known = Metadata(entry.fps, entry.content, notes, None if fps is None else numbers)
+            content = entry.reader.fingerprint(entry.clip)
+            known = Metadata(own, content, notes, None if fps is None else numbers)
             with atomic_write(entry.path.with_suffix(".json")) as metadata:
                 metadata.write(json.dumps(asdict(known)).encode())
 
@@ -207,17 +217,20 @@ def _open_frames(path: Path) -> DecodedClip | None:
     try:
         frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
         known = _read_metadata(path)
-        return None if known is None else DecodedClip(path, frames.offset, frames.shape, tuple(known.notes))
+        return None if known is None else DecodedClip(path, frames.offset, frames.shape, known.fps, tuple(known.notes))
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _actions_of(entry: ClipEntry, frames: int) -> Float32[np.ndarray, "T A"]:
+def _actions_of(entry: ClipEntry, frames: int) -> Float32[np.ndarray, "T A"] | None:
     """The actions of a decoded clip's frames, some of which are dropped or repeated where they were taken by time."""
-    table, path, known = entry.actions, entry.clip.actions, _read_metadata(entry.path)
-    assert table is not None and path is not None and known is not None
+    table, known = entry.reader.actions(entry.clip), _read_metadata(entry.path)
+    if table is None:
+        return None
+    assert known is not None
     rows = np.arange(frames) if known.numbers is None else np.array(known.numbers)
     if rows[-1] >= len(table):
+        path = entry.clip.actions or entry.clip.path
         raise ReadError(path, f"it has {len(table)} rows for the clip's {rows[-1] + 1} frames")
     return table[rows]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ __all__ = ["SPLITS", "Folder", "Skipped", "clip_name", "labels_are_names", "scan
 LEAST_PER_CLASS = 2  # clips
 SPLITS = {"train": True, "training": True} | dict.fromkeys(
     ("dev", "eval", "test", "testing", "val", "valid", "validation"), False
-)  # names of folders and in a column `split`, and whether their clips are trained on
+)  # names, and whether their clips are trained on; those of other splits beside them are not
 NAMED = 5  # files that are passed over, by name
 
 
@@ -61,24 +62,26 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     text beside a clip, of the same name, is its caption. A clip without a caption where others have one has an empty
     one.
 
-    Where all clips are in folders named as `SPLITS` are, or a column says so, those of the others than "train" are not
-    trained on. Where no table gives a label, and two or more top folders hold all the clips, these are the classes.
-    Where there is a table in a file's folder or above it, a file without a row is skipped, as are a row without a file
-    and, where others have some, a row without a label or actions. Hidden files are ignored, and others that no reader
-    can read are named in `notes`. Of what several cameras filmed, the clips of `camera` are taken, or else of the first
-    by name. Nothing is decoded. Raises ValueError for a folder that does not exist or has no clips, for a camera that
-    is not there, and for tables that cannot be read, naming the line.
+    Where all clips are in folders of splits, one of them called train, or a column says so, or tables are called so,
+    clips of the others are not trained on. Where no table gives a label, and two or more top folders hold all the
+    clips, these are the classes. Where there is a table in a file's folder or above it, a file without a row is
+    skipped, as are a row without a file and, where others have some, a row without a label or actions. Hidden files are
+    ignored, and others that no reader can read are named in `notes`. Of what several cameras filmed, the clips of
+    `camera` are taken, or else of the first by name. Nothing is decoded. Raises ValueError for a folder that does not
+    exist or has no clips, for a camera that is not there, and for tables that cannot be read, naming the line.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the path of a folder of clips")
-    readers = registered_readers()
+    readers, label = registered_readers(), label.strip().lower()
     tree = _walk(root, readers)
     skipped = [Skipped(_name(path, root), reason) for path, reason in tree.bad]
     files: dict[str, Sequence[Clip]] = {}
     columns: dict[str, bool] = {}  # of the tables, and whether they are used
     for table in tree.tables:
-        for row in tables.rows(table):
+        of_all = {tables.SPLIT[0]: table.stem} if table.stem.lower() in SPLITS else {}  # as of train.csv
+        for found in tables.rows(table):
+            row = of_all | found
             columns |= dict.fromkeys(row.keys() - columns.keys(), False) | dict.fromkeys(_used(row, label), True)
             path = Path(os.path.normpath(table.parent / tables.cell(row, tables.FILE)))
             name = _name(path, root)
@@ -88,6 +91,7 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
                 skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
             else:
                 files[name] = [_with_row(clip, row, table.parent, label) for clip in find_reader(path).clips(path)]
+    of_tables = {*files}
     actions = {clip.actions for clips in files.values() for clip in clips}
     metadata = {table.parent: _name(table, root) for table in tree.tables}
     for path in tree.found:
@@ -101,9 +105,15 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
         elif name not in files and table:
             skipped.append(Skipped(name, f"no row in {table}"))
         else:
-            row = tables.beside(path, tree.names.get(path.parent, frozenset()))
+            try:
+                row = tables.sidecar(path, tree.names.get(path.parent, frozenset()))
+                with_row = [_with_row(clip, row, path.parent, label, name in of_tables) for clip in clips]
+            except ValueError as error:
+                skipped.append(Skipped(name, str(error)))
+                files.pop(name, None)
+                continue
             columns |= dict.fromkeys(_used(row, label), True)
-            files[name] = [_with_row(clip, row, path.parent, label) for clip in clips]
+            files[name] = with_row
     if label not in {"label", "none"} | columns.keys():
         raise ValueError(f"{root}: its metadata has no column {label!r}; it has {', '.join(sorted(columns)) or 'none'}")
     clips = dict(sorted((clip_name(clip, root), clip) for file in files.values() for clip in file))
@@ -111,17 +121,20 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
         suffixes = " ".join(sorted(frozenset().union(*(reader.suffixes for reader in readers))))
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{root}: no clips in it; put files there that end in one of {suffixes}{first}")
-    notes = [*_passed_over(root, tree, actions), *_not_used(columns)]
+    if not any(clip.fps for clip in clips.values()):
+        columns |= dict.fromkeys(columns.keys() & {*tables.FPS}, False)
+    used = {clip.actions for clip in clips.values()} | {clip.path for clip in clips.values()}
+    notes = [*_passed_over(root, tree, used), *_not_used(columns)]
 
     clips, said = _of_camera(clips, camera)
     notes += said
-    clips, said = _with_splits(clips)
+    clips, said = _with_splits(clips, root)
     notes += said
     if any(clip.label is not None for clip in clips.values()):
         skipped += [Skipped(name, "no label in its metadata") for name, clip in clips.items() if clip.label is None]
         clips = {name: clip for name, clip in clips.items() if clip.label is not None}
     elif label != "none":
-        clips, said = _with_class_folders(clips)
+        clips, said = _with_class_folders(clips, root)
         notes += said
     if any(clip.actions for clip in clips.values()):
         skipped += [Skipped(name, "no actions in its metadata") for name, clip in clips.items() if not clip.actions]
@@ -154,6 +167,7 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
     tree, seen = _Tree([], [], [], [], {}), set()
     if any(reader.can_read(root) for reader in readers):  # the folder itself is a clip
         tree.found.append(root)
+        tree.names[root.parent] = frozenset(entry.name for entry in os.scandir(root.parent) if entry.is_file())
         return tree
 
     def unreadable(error: OSError) -> None:
@@ -168,7 +182,7 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
         files = [name for name in sorted(files) if not name.startswith(".")]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         tree.names[Path(folder)] = frozenset(files)
-        found = tables.find_tables(Path(folder), files)
+        found, taken = tables.find_tables(Path(folder), files), set()
         tree.tables += found
         for name in [*subfolders, *files]:
             path = Path(folder, name)
@@ -176,9 +190,10 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
                 continue
             if any(reader.can_read(path) for reader in readers):
                 tree.found.append(path)
+                taken.add(name)
             elif name in files:
                 tree.others.append(path)
-        subfolders[:] = [name for name in subfolders if Path(folder, name) not in {*tree.found}]
+        subfolders[:] = [name for name in subfolders if name not in taken]
     return tree
 
 
@@ -192,9 +207,18 @@ def _used(row: Mapping[str, Any], label: str) -> set[str]:
     return {name for kind in kinds if (name := tables.column(row, kind))}
 
 
-def _with_row(clip: Clip, row: Mapping[str, Any], folder: Path, label_column: str) -> Clip:
-    """A clip with what a row of a table in `folder` says of it; what it says not stays as it is."""
+def _with_row(clip: Clip, row: Mapping[str, Any], folder: Path, label_column: str, missing_only: bool = False) -> Clip:
+    """A clip with what a row of a table in `folder` says of it; what it says not stays as it is.
+
+    With `missing_only` what is known of the clip already stays too. Raises ValueError for a rate that is none.
+    """
+    if missing_only:
+        known = {tables.CAPTION: clip.caption, (label_column,): clip.label, tables.ACTIONS: clip.actions}
+        known |= {tables.GROUP: clip.group, tables.SPLIT: clip.split}
+        names = {name for kind, value in known.items() if value is not None for name in kind}
+        row = {name: value for name, value in row.items() if name not in names}
     actions, fps = tables.cell(row, tables.ACTIONS), tables.cell(row, tables.FPS)
+    fps = None if find_reader(clip.path).states_rate else fps
     return replace(
         clip,
         fps=clip.fps if fps is None else _rate(fps, clip),
@@ -209,8 +233,8 @@ def _with_row(clip: Clip, row: Mapping[str, Any], folder: Path, label_column: st
 def _rate(text: str, clip: Clip) -> float:
     """Frames a second; raises ValueError for what is none."""
     try:
-        fps = float(text)
-    except ValueError:
+        fps = float(Fraction(text))  # such as 30000/1001
+    except (ValueError, ZeroDivisionError, OverflowError):
         fps = 0.0
     if not 0 < fps < float("inf"):
         raise ValueError(f"{clip.path}: its fps is said to be {text!r}, which is not a number above 0")
@@ -233,27 +257,36 @@ def _of_camera(clips: dict[str, Clip], camera: str) -> tuple[dict[str, Clip], li
     return kept, [said]
 
 
-def _with_splits(clips: dict[str, Clip]) -> tuple[dict[str, Clip], list[str]]:
+def _with_splits(clips: dict[str, Clip], root: Path) -> tuple[dict[str, Clip], list[str]]:
     """The clips with the split that their top folder says, where all are in folders of splits; and what is to be said.
 
-    Splits that say nothing, as without one to train on, are left out.
+    Folders are splits where there is one to train on and another of a known name. Splits that say nothing, as without
+    one to train on, are left out.
     """
-    tops = {name: name.split("/")[0].lower() if "/" in name else "" for name in clips}
-    if all(top in SPLITS for top in tops.values()):
+    tops = {name: _top(clip, root).lower() for name, clip in clips.items()}
+    known = {SPLITS.get(top) for top in tops.values()}
+    if "" not in tops.values() and {True, False} <= known:
         clips = {name: replace(clip, split=clip.split or tops[name]) for name, clip in clips.items()}
-    splits = {(clip.split or "").lower() for clip in clips.values()}
-    if not any(SPLITS.get(split) for split in splits) or all(SPLITS.get(split, True) for split in splits):
-        return {name: replace(clip, split=None) for name, clip in clips.items()}, []
-    kept = sorted(split for split in splits if not SPLITS.get(split, True))
-    return clips, [f"clips of {', '.join(kept)} are held out, and those of train are trained on"]
+    splits = {clip.split.lower() for clip in clips.values() if clip.split}
+    held = sorted(split for split in splits if not SPLITS.get(split))
+    if len(held) == len(splits) or not held:
+        said = [f"splits that are not used, as none is called train: {', '.join(held)}"] if held else []
+        return {name: replace(clip, split=None) for name, clip in clips.items()}, said
+    return clips, [f"clips of {', '.join(held)} are held out, and those of train are trained on"]
 
 
-def _with_class_folders(clips: dict[str, Clip]) -> tuple[dict[str, Clip], list[str]]:
+def _top(clip: Clip, root: Path) -> str:
+    """The folder below `root` that a clip is in; "" where it is in none."""
+    folder, _, rest = _name(clip.path, root).partition("/")
+    return folder if rest else ""
+
+
+def _with_class_folders(clips: dict[str, Clip], root: Path) -> tuple[dict[str, Clip], list[str]]:
     """The clips with their top folders as labels, where these are classes; and what is to be said."""
     tops = {}
     for name, clip in clips.items():
-        parts = name.split("/")[:-1]
-        if clip.split and parts and parts[0].lower() in SPLITS:
+        parts = _name(clip.path, root).split("/")[:-1]
+        if clip.split and parts and parts[0].lower() == clip.split.lower():
             parts = parts[1:]
         tops[name] = parts[0] if parts else ""
     folders = sorted({*tops.values()} - {""})
@@ -267,7 +300,7 @@ def _with_class_folders(clips: dict[str, Clip]) -> tuple[dict[str, Clip], list[s
     return {name: replace(clip, label=tops[name]) for name, clip in clips.items()}, []
 
 
-def _passed_over(root: Path, tree: _Tree, actions: set[Path | None]) -> list[str]:
+def _passed_over(root: Path, tree: _Tree, used: set[Path | None]) -> list[str]:
     """A line about files that nothing is read from."""
     beside = {
         path.parent / (stem + suffix)
@@ -276,7 +309,8 @@ def _passed_over(root: Path, tree: _Tree, actions: set[Path | None]) -> list[str
         for suffix in (".json", *tables.TEXTS)
     }
     lists = {table.parent / name for table in tree.tables for _, names in tables.LISTS for name in names}
-    names = [_name(path, root) for path in tree.others if path not in beside | lists and path not in actions]
+    read = beside | lists | used
+    names = [_name(path, root) for path in tree.others if path not in read]
     if not names:
         return []
     are = "1 file is" if len(names) == 1 else f"{len(names)} files are"

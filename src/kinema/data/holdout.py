@@ -22,7 +22,7 @@ def held_out(folder: Folder, share: float) -> frozenset[str]:
     or `share` is 0.
     """
     if any(clip.split for clip in folder.clips):
-        held = (clip for clip in folder.clips if not SPLITS.get((clip.split or "").lower(), True))
+        held = (clip for clip in folder.clips if clip.split and not SPLITS.get(clip.split.lower()))
         return frozenset(clip_name(clip, folder.root) for clip in held)
     groups: dict[str, list[str]] = {}
     for clip in folder.clips:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "beside", "cell", "column", "find_tables", "rows"]
+__all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "cell", "column", "find_tables", "rows", "sidecar"]
 
 # names of columns by what they are, in lower case; of several the first that has a value counts
 FILE = ("file_name", "filename", "file", "file_path", "path", "video", "video_path", "video_file", "media_path", "clip")
@@ -106,9 +106,9 @@ def _lines(table: Path) -> Iterator[tuple[int, Any]]:
             for name in names
             if paths == table.name and (table.parent / name).is_file()
         )
-        yield from _pairs(text.splitlines(), _decoded(captions).splitlines(), captions)
+        yield from _pairs(text.rstrip().split("\n"), _decoded(captions).rstrip().split("\n"), captions)
     elif suffix == ".jsonl":
-        for line, one in enumerate(text.splitlines(), 1):
+        for line, one in enumerate(text.split("\n"), 1):
             if one.strip():
                 try:
                     yield line, _lower(json.loads(one))
@@ -145,22 +145,25 @@ def _decoded(path: Path) -> str:
 
 def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of text whose cells are apart by a comma, a semicolon, a tab or a bar."""
-    lines = text.splitlines(keepends=True)
-    if lines and lines[0].lower().startswith("sep="):  # of spreadsheets
-        lines = lines[1:]
+    lines = io.StringIO(text, newline="").readlines()
+    before = 1 if lines and lines[0].lower().startswith("sep=") else 0  # of spreadsheets
     for delimiter in DELIMITERS:
-        header = [name.strip().lower() for name in next(csv.reader(lines[:1], delimiter=delimiter), [])]
+        header = [
+            name.strip().lower() for name in next(csv.reader(lines[before : before + 1], delimiter=delimiter), [])
+        ]
         if {*header} & {*FILE}:
             break
     else:
         raise ValueError(f"it has no column {FILE[0]}")
-    reader = csv.reader(io.StringIO("".join(lines[1:])), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(lines[before + 1 :], delimiter=delimiter, skipinitialspace=True)
+    end = before + 1  # lines so far
     for cells in reader:
-        line = reader.line_num + 1
+        begin, end = end, before + 1 + reader.line_num
+        line = end
         if not any(one.strip() for one in cells):
             continue
         if len(cells) > len(header) and header[-1] in CAPTION:  # commas of a caption that is not in quotes
-            raw = next(csv.reader(lines[line - 1 : line], delimiter=delimiter), cells)  # with blanks after commas
+            raw = next(csv.reader(lines[begin:end], delimiter=delimiter), cells)  # with blanks after commas
             cells[len(header) - 1 :] = [delimiter.join((raw if len(raw) == len(cells) else cells)[len(header) - 1 :])]
         if any(one.strip() for one in cells[len(header) :]):
             raise _BadLine(
@@ -190,7 +193,7 @@ def _parquet(table: Path) -> list[dict[str, Any]]:
         raise ValueError(f"it cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def beside(clip: Path, names: frozenset[str]) -> dict[str, Any]:
+def sidecar(clip: Path, names: frozenset[str]) -> dict[str, Any]:
     """What files beside a clip say of it, of the files called `names`: a text is its caption, a JSON object a row.
 
     Raises ValueError naming a file that cannot be read.

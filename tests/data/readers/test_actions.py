@@ -81,7 +81,7 @@ def test_clips_whose_actions_cannot_be_used_are_skipped(steered, tmp_path: Path)
     table = tmp_path / "set/metadata.csv"
     table.write_text(table.read_text().replace("2.npy", ""))
     source = FolderSource(steered())
-    assert len(source.clips) == 1
+    assert source.usable == 1
     reasons = {skip.name: skip.reason for skip in source.skipped}
     assert "0.npy: it has 3 rows for the clip's 10 frames" in reasons["0.mkv"]
     assert reasons["2.mkv"] == "no actions in its metadata"

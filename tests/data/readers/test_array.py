@@ -83,3 +83,38 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         clip = find_reader(tmp_path / name).clips(tmp_path / name)[0]
         with pytest.raises(ReadError, match=f"{name}: (its arrays cannot be read|HDF5 needs h5py)"):
             probe(clip)
+
+
+def test_the_range_of_many_clips_is_that_of_all_of_them(tmp_path: Path) -> None:
+    many = np.full((3, 4, 16, 24), 0.2, np.float32)
+    many[0, 0, 0, 0] = -1
+    np.save(tmp_path / "a.npy", many[..., None])
+    assert read(tmp_path / "a.npy", "[1]")[0, 0, 0, 0] == 153
+    assert ArrayReader().notes(Clip(tmp_path / "a.npy", "[1]")) == ["values of -1 to 1 are black to white"]
+
+
+def test_a_damaged_stream_in_an_npz_is_named(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", clip=CLIP)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[40:80] = bytes(40)
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ReadError, match="its arrays cannot be read"):
+        read(tmp_path / "a.npz", "clip")
+
+
+def test_hdf5_opens_no_other_file(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="needs h5py, of the extra hdf5")
+    (tmp_path / "secret.bin").write_bytes(bytes(5 * 16 * 24))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", (5, 16, 24), "u1", external=[(str(tmp_path / "secret.bin"), 0, 5 * 16 * 24)])
+    (clip,) = ArrayReader().clips(tmp_path / "a.h5")
+    with pytest.raises(ReadError, match="is in another file, which is not opened"):
+        probe(clip)
+
+
+def test_names_in_a_file_are_no_classes(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="needs h5py, of the extra hdf5")
+    for name in "ab":
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["data/demo/image"], file["nothing"] = CLIP, h5py.Empty("f")
+    assert scan(tmp_path).classes == () and len(scan(tmp_path).clips) == 2

@@ -144,3 +144,10 @@ def test_untagged_large_pictures_are_of_bt709(make_clip) -> None:
 def test_depth_of_16_bits_is_told_of(make_clip) -> None:
     path = make_clip("depth.mkv", codec="ffv1", pixels="gray16le")
     assert "16 bits" in VideoReader().notes(Clip(path))[0]
+
+
+def test_wide_colours_in_standard_range_keep_white(tmp_path: Path) -> None:
+    path = hdr(tmp_path / "a.mkv", np.linspace(0, 65535, 64), ColorTrc.BT709)
+    row = next(read_frames(path))[16, :, 1].astype(int)
+    assert np.abs(row - np.linspace(0, 255, 64)).max() <= 2
+    assert VideoReader().notes(Clip(path)) == []

@@ -74,3 +74,14 @@ def test_what_is_written_without_a_rate_comes_back_at_its_rate(tmp_path: Path, n
     source = FolderSource(DataConfig(str(tmp_path), frames=6, height=16, width=32))
     assert source.spec.fps == 12.5
     np.testing.assert_array_equal(source.read([(0, 0)]).frames[0].movedim(1, -1), frames)
+
+
+def test_animations_and_unreadable_folders_are_not_frames(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    pages = [Image.new("RGB", (32, 24), (80 * k,) * 3) for k in range(3)]
+    for number in range(3):
+        pages[0].save(tmp_path / f"set/{number}.webp", save_all=True, append_images=pages[1:], duration=40)
+    assert len(scan(tmp_path / "set").clips) == 3
+    put(tmp_path / "same", [1, 2])
+    (tmp_path / "same/01.png").write_bytes((tmp_path / "same/001.png").read_bytes())  # 1 twice
+    assert {clip.path.name for clip in scan(tmp_path / "same").clips} == {"001.png", "002.png", "01.png"}

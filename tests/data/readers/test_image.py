@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,19 @@ def test_images_of_16_bits(tmp_path: Path) -> None:
     Image.fromarray(ramp).save(tmp_path / "depth.png")
     np.testing.assert_array_equal(read_image(tmp_path / "depth.png")[..., 0], ramp >> 8)
     assert "16 bits" in ImageReader().notes(Clip(tmp_path / "depth.png"))[0]
+
+
+def test_the_preview_of_a_photo_is_no_second_frame(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (40, 32)), Image.new("RGB", (20, 16))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    assert is_still(tmp_path / "a.jpg")
+
+
+def test_damaged_tags_are_a_readable_error(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(
+        tmp_path / "a.webp", exif=tags.tobytes().replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")
+    )
+    with suppress(ReadError):  # either is right, a traceback is not
+        read_image(tmp_path / "a.webp")

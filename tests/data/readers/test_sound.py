@@ -88,3 +88,19 @@ def test_sound_with_a_hole_stays_on_time(tmp_path: Path) -> None:
     loud = np.flatnonzero(np.abs(heard) > 0.2 * np.abs(heard).max()) / 16000
     assert {round(float(time), 2) for time in loud} == {0.5, 2.5}
     assert len(heard) == pytest.approx(3 * 16000, abs=100)
+
+
+def test_sound_whose_layout_changes_is_read(tmp_path: Path) -> None:
+    rate, parts = 48000, []
+    for name, layout in (("a", "stereo"), ("b", "5.1")):
+        path = tmp_path / f"{name}.ac3"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("ac3", rate=rate, layout=layout)
+            channels = {"stereo": 2, "5.1": 6}[layout]
+            samples = np.full((channels, rate), 0.25, np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate = rate
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+        parts.append(path.read_bytes())
+    (tmp_path / "both.ac3").write_bytes(b"".join(parts))
+    assert len(read_audio(tmp_path / "both.ac3", 16000)) == pytest.approx(2 * 16000, rel=0.1)

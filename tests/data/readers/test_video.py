@@ -296,6 +296,8 @@ def test_a_rate_that_varies_is_told_of(make_clip):
         "its rate varies: --data.fps takes frames by their time"
     ]
     assert VideoReader().notes(Clip(make_clip("b.mkv", 20))) == []
+
+
 OPEN_GOP = {"bf": "3", "g": "12", "x264-params": "open-gop=1:scenecut=0"}
 REFRESHED = {"x264-params": "intra-refresh=1:keyint=25:scenecut=0"}
 INTERLACED = {"bf": "2", "g": "12", "flags": "+ildct+ilme", "x264-params": "tff=1:scenecut=0"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ __all__ = ["ArrayReader"]
 HDF5 = frozenset({".h5", ".hdf5"})
 CHANNELS = (1, 3)  # of a frame
 SMALLEST = 8  # pixels of a side; arrays with less are of something else, such as points
+DAMAGED = (  # what is raised of files that are damaged
+    EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 RATE = "fps"  # the name of an array with the frames a second of all clips in its file
 
 
@@ -31,6 +36,7 @@ class ArrayReader(Reader):
     """
 
     suffixes = frozenset({".npy", ".npz", *HDF5})
+    states_rate = False
 
     def clips(self, path: Path) -> Sequence[Clip]:
         """A clip for each array of frames; none in a file of other numbers, such as actions, and in a bad file one."""
@@ -45,6 +51,13 @@ class ArrayReader(Reader):
                 return found
         except ReadError:
             return [Clip(path)]  # which is named when it is read
+
+    def fingerprint(self, clip: Clip) -> str:
+        """A hash of the file, and of the clip's name in it."""
+        stat = clip.path.stat()
+        return hashlib.blake2b(
+            f"{_fingerprint(clip.path, stat.st_mtime_ns)} {clip.member}".encode(), digest_size=16
+        ).hexdigest()
 
     def info(self, clip: Clip) -> ClipInfo:
         """The size, rate and number of frames."""
@@ -61,15 +74,35 @@ class ArrayReader(Reader):
         fps = self.info(clip).fps
         with _arrays(clip.path) as arrays:
             array, layout = _frames_of(clip, arrays)
-            values = array.read(int(clip.member.rpartition("[")[2][:-1]) if len(array.shape) == 5 else None)
+            values = array.read(_number(clip, array))
         values = np.moveaxis(values, layout.index("T"), 0)
         if "C" not in layout:
             values = values[..., None]
         else:
             values = np.moveaxis(values, layout.replace("T", "").index("C") + 1, -1)
-        convert = _conversion(clip, values)
+        convert, _ = _conversion(clip, array, values)
         for k, frame in enumerate(values):
             yield k / fps, 1 / fps, partial(_to_rgb, frame, convert)
+
+    def notes(self, clip: Clip) -> list[str]:
+        """The range of values that is taken for black to white, where it is a guess."""
+        with _arrays(clip.path) as arrays:
+            array, _ = _frames_of(clip, arrays)
+            values = array.read(_number(clip, array))
+        return (
+            [] if values.dtype == np.uint8 else [f"values of {_conversion(clip, array, values)[1]} are black to white"]
+        )
+
+
+@lru_cache(maxsize=256)  # of files with many clips
+def _fingerprint(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _number(clip: Clip, array: _Stored) -> int | None:
+    """Which entry of an array of many clips a clip is; None where the array is one clip."""
+    return int(clip.member.rpartition("[")[2].rstrip("]") or 0) if len(array.shape) == 5 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +121,40 @@ def _arrays(path: Path) -> Iterator[dict[str, _Stored]]:
             if path.suffix.lower() in HDF5:
                 yield _of_hdf5(path, stack)
             elif path.suffix.lower() == ".npz":
-                yield _of_npz(stack.enter_context(zipfile.ZipFile(path)))
+                yield _of_npz(path, path.stat().st_mtime_ns)
             else:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
                 yield {"": _Stored(array.shape, lambda k: array if k is None else array[k])}
     except ReadError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise ReadError(path, f"its arrays cannot be read ({str(error).splitlines()[0]})") from error
+    except DAMAGED as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ReadError(path, f"its arrays cannot be read ({reason})") from error
 
 
-def _of_npz(file: zipfile.ZipFile) -> dict[str, _Stored]:
-    """The arrays of a .npz, whose headers say their shapes."""
-
-    def read(name: str, k: int | None) -> np.ndarray:
-        with file.open(name) as member:
-            array = np.lib.format.read_array(member, allow_pickle=False)
-        return array if k is None else array[k]
-
+@lru_cache(maxsize=8)
+def _of_npz(path: Path, changed: int) -> dict[str, _Stored]:
+    """The arrays of a .npz, whose headers say their shapes; `changed` is another after a change."""
     found = {}
-    for name in file.namelist():
-        with file.open(name) as member:
-            version = np.lib.format.read_magic(member)
-            headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-            shape, _, _ = headers[version[0] > 1](member)
-        found[name.removesuffix(".npy")] = _Stored(shape, partial(read, name))
+    with zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            with file.open(name) as member:
+                version = np.lib.format.read_magic(member)
+                headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+                shape, _, _ = headers[version[0] > 1](member)
+            found[name.removesuffix(".npy")] = _Stored(shape, partial(_read_npz, path, changed, name))
     return found
+
+
+def _read_npz(path: Path, changed: int, name: str, k: int | None) -> np.ndarray:
+    array = _whole_npz(path, changed, name)
+    return array if k is None else array[k]
+
+
+@lru_cache(maxsize=1)  # clips of one array are read one after another
+def _whole_npz(path: Path, changed: int, name: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as file, file.open(name) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _of_hdf5(path: Path, stack: ExitStack) -> dict[str, _Stored]:
@@ -125,7 +166,9 @@ def _of_hdf5(path: Path, stack: ExitStack) -> dict[str, _Stored]:
     file, found = stack.enter_context(h5py.File(path, "r")), {}
 
     def add(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            if item.external or item.is_virtual:
+                raise ReadError(path, f"its array {name} is in another file, which is not opened")
             found[name] = _Stored(item.shape, lambda k: item[()] if k is None else item[k])
 
     file.visititems(add)
@@ -149,6 +192,8 @@ def _layout(shape: tuple[int, ...]) -> str | None:
 def _frames_of(clip: Clip, arrays: Mapping[str, _Stored]) -> tuple[_Stored, str]:
     """The array of a clip, all clips of it where there are many, and the order of a clip's dimensions."""
     array = arrays.get(clip.member) or arrays.get(clip.member.rpartition("[")[0])
+    if array is None and not clip.member:  # the first array of frames
+        array = next((one for one in arrays.values() if _layout(one.shape) is not None), None)
     layout = None if array is None else _layout(array.shape)
     if array is None or layout is None:
         shapes = ", ".join(str(one.shape) for one in arrays.values()) or "none"
@@ -156,21 +201,36 @@ def _frames_of(clip: Clip, arrays: Mapping[str, _Stored]) -> tuple[_Stored, str]
     return array, layout
 
 
-def _conversion(clip: Clip, values: np.ndarray) -> tuple[float, float]:
-    """The number to add to values, and the number to multiply them with then, for levels of 0 to 255."""
+def _conversion(clip: Clip, array: _Stored, values: np.ndarray) -> tuple[tuple[float, float], str]:
+    """The number to add to values and the number to multiply them with then, for levels of 0 to 255, and their range.
+
+    Of an array of many clips, of which `values` are one, that of all of them counts.
+    """
     if values.dtype == np.uint8:
-        return 0.0, 1.0
+        return (0.0, 1.0), "0 to 255"
     if values.dtype == np.bool_:
-        return 0.0, 255.0
-    low, high = float(values.min()), float(values.max())
+        return (0.0, 255.0), "false and true"
+    if len(array.shape) == 5:
+        low, high = _extremes(clip.path, clip.path.stat().st_mtime_ns, clip.member.rpartition("[")[0])
+    else:
+        low, high = float(values.min()), float(values.max())
     if values.dtype.kind == "f" and low >= -1 and high <= 1:
-        return (1.0, 127.5) if low < 0 else (0.0, 255.0)
+        return ((1.0, 127.5), "-1 to 1") if low < 0 else ((0.0, 255.0), "0 to 1")
     if low >= 0 and high <= 255:
-        return 0.0, 1.0
+        return (0.0, 1.0), "0 to 255"
     raise ReadError(
         clip.path,
         f"its values are {values.dtype} from {low:g} to {high:g}: give uint8, or numbers in [0, 1] or [-1, 1]",
     )
+
+
+@lru_cache(maxsize=64)
+def _extremes(path: Path, changed: int, name: str) -> tuple[float, float]:
+    """The least and the greatest value of an array of many clips, read clip by clip."""
+    with _arrays(path) as arrays:
+        array = arrays[name]
+        ends = [(float(one.min()), float(one.max())) for one in map(array.read, range(array.shape[0]))]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def _to_rgb(frame: np.ndarray, convert: tuple[float, float]) -> UInt8[np.ndarray, "H W 3"]:

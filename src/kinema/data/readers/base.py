@@ -40,7 +40,10 @@ Picture = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright R
 
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
 HELD = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
-LATE, EARLY = 6e-3, 0.25  # seconds, and share of a frame: a GIF rounds to hundredths, so a frame may come as much late
+ROUNDED, EARLY = (
+    6e-3,
+    0.25,
+)  # seconds, and share of a frame: a GIF rounds to hundredths, so a frame may come as much late
 TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
 
 
@@ -80,6 +83,7 @@ class Reader(ABC):
     """
 
     suffixes: frozenset[str]  # of its files, in lower case with the dot
+    states_rate: bool = True  # whether its files say their frames a second
 
     def can_read(self, path: Path) -> bool:
         """Whether a folder's file, or a subfolder, is this reader's; it is not opened."""
@@ -168,7 +172,7 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
     """
     if fps is not None and fps <= 0:
         raise ValueError(f"fps is {fps:g}: it must be above 0")
-    stop, late = float("inf") if clip.stop is None else clip.stop, 0.0 if fps is None else min(LATE, EARLY / fps)
+    stop, late = float("inf") if clip.stop is None else clip.stop, 0.0 if fps is None else min(ROUNDED, EARLY / fps)
     count, number, origin, begin, end, shown = 0, -1, clip.start, 0.0, 0.0, None
     for start, seconds, frame in timed:
         if start >= stop - TOLERANCE:
@@ -200,7 +204,8 @@ def over_black(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
 def read_frames(path: str | Path, *, fps: float | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Yield the frames of a file as upright RGB, at its own rate or at `fps`; raises ReadError where it is bad."""
     path = Path(path)
-    yield from find_reader(path).frames(Clip(path), fps)
+    reader = find_reader(path)
+    yield from reader.frames(next(iter(reader.clips(path)), Clip(path)), fps)
 
 
 def read_audio(path: str | Path, rate: int, seconds: float | None = None) -> Float32[np.ndarray, " samples"]:

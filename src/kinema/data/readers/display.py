@@ -17,6 +17,7 @@ from kinema.data.readers.base import over_black
 
 __all__ = ["Display", "high_range", "is_possible", "square_size", "turned"]
 
+RANGES = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}  # of high dynamic range
 MOST_STRETCH = 4  # of a pixel: a header that says more is wrong
 UNSPECIFIED = 2  # colour space (ITU-T H.273)
 HD = 720  # lines; untagged colours of as many are BT.709, of fewer BT.601
@@ -74,7 +75,7 @@ def is_possible(pixel: Fraction) -> bool:
 
 def high_range(frame: av.VideoFrame) -> str | None:
     """What a frame's high dynamic range is called; None where it has the standard range."""
-    return {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}.get(frame.color_trc)
+    return RANGES.get(int(frame.color_trc))
 
 
 def _is_wide(frame: av.VideoFrame) -> bool:
@@ -84,7 +85,11 @@ def _is_wide(frame: av.VideoFrame) -> bool:
 
 def _matrix(frame: av.VideoFrame) -> Colorspace | None:
     """The matrix of a frame that does not say which, as players guess it; None: it says, or has none."""
-    if frame.colorspace != UNSPECIFIED or frame.format.is_rgb or frame.height < HD:
+    if frame.colorspace != UNSPECIFIED or frame.format.is_rgb:
+        return None
+    if frame.color_primaries == ColorPrimaries.BT2020:
+        return Colorspace.BT2020
+    if frame.height < HD:
         return None
     return Colorspace.ITU709
 
@@ -121,6 +126,8 @@ def _standard_range(image: UInt16[np.ndarray, "H W 3"], transfer: int) -> UInt8[
         luminance = light @ np.array([0.2627, 0.6780, 0.0593], np.float32)
         light *= PEAK / WHITE * np.maximum(luminance, 1e-6)[..., None] ** 0.2
     light = np.maximum(light @ TO_BT709.T, 0)
+    if transfer not in RANGES:
+        return _levels()[(light.clip(max=1) * 65535 + 0.5).astype(np.uint16)]
     peak = light.max(-1, keepdims=True)  # all three are brought down by one factor, which keeps the hue
     below = KNEE + (1 - KNEE) * (1 - np.exp(-(peak - KNEE) / (1 - KNEE)))
     light = np.where(peak > KNEE, light * below / np.maximum(peak, 1e-6), light)

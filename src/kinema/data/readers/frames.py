@@ -15,37 +15,40 @@ import numpy as np
 from jaxtyping import UInt8
 
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
-from kinema.data.readers.image import SUFFIXES, frames_in_strip, image_size, read_image
+from kinema.data.readers.image import SUFFIXES, image_size, is_one_picture, read_image
 
 __all__ = ["FramesReader"]
 
 BESIDE = frozenset({".csv", ".json", ".txt"})  # files that may lie beside the images
 NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")  # the name of an image without its suffix
-STRIP = 3  # square frames; a wider image is a strip, not a frame
 
 
 class FramesReader(Reader):
     """Reads a folder of images whose names differ only in a number, in the order of the numbers, 25 a second."""
 
     suffixes = frozenset()
+    states_rate = False
 
     def can_read(self, path: Path) -> bool:
-        """Whether it is a folder with two such images or more and nothing else to see, and they are no strips."""
-        if not path.is_dir():
-            return False
-        images = _images(path)
+        """Whether it is a folder with two such images or more and nothing else to see, and they are single pictures."""
         try:
-            return len(images) > 1 and frames_in_strip(*image_size(images[0])) < STRIP
+            images = _images(path) if path.is_dir() else []
+            return len(images) > 1 and is_one_picture(images[0]) and is_one_picture(images[-1])
         except ReadError:
             return True  # it is named when it is read
+        except OSError:
+            return False
 
     def version(self, clip: Clip) -> Hashable:
         """The names, sizes and times of the images."""
         return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _images(clip.path))
 
     def fingerprint(self, clip: Clip) -> str:
-        """A hash of the names, sizes and times of the images."""
-        return hashlib.blake2b(repr(self.version(clip)).encode(), digest_size=16).hexdigest()
+        """A hash of the images."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for path in _images(clip.path):
+            hashed.update(f"{path.name}:".encode() + path.read_bytes())
+        return hashed.hexdigest()
 
     def info(self, clip: Clip) -> ClipInfo:
         """The size of the first image, and how many there are."""
@@ -60,10 +63,14 @@ class FramesReader(Reader):
             yield (_number(path) - first) / step / NOMINAL_FPS, 1 / NOMINAL_FPS, partial(_frame, clip, path)
 
     def notes(self, clip: Clip) -> list[str]:
-        """That numbers are missing."""
-        images = _images(clip.path)
+        """That numbers are missing, and files that are not read."""
+        images, found = _images(clip.path), []
         missing = (_number(images[-1]) - _number(images[0])) // _step(images) + 1 - len(images)
-        return [f"{missing} of its frames are missing, by their numbers"] if missing else []
+        if missing:
+            found.append(f"{missing} of its frames are missing, by their numbers")
+        if others := sorted(path.name for path in clip.path.iterdir() if path.suffix.lower() in BESIDE):
+            found.append(f"files among its images are not read: {', '.join(others)}")
+        return found
 
 
 def _frame(clip: Clip, path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -88,7 +95,7 @@ def _step(images: Sequence[Path]) -> int:
 
 def _images(folder: Path) -> list[Path]:
     """The images of a folder by their numbers; none where it holds other media, folders or unlike names."""
-    found, kinds = {}, set()
+    found, kinds, count = {}, set(), 0
     with os.scandir(folder) as entries:
         for entry in entries:
             stem, suffix = os.path.splitext(entry.name.lower())
@@ -98,5 +105,6 @@ def _images(folder: Path) -> list[Path]:
             if suffix not in SUFFIXES or match is None or entry.is_dir():
                 return []
             kinds.add((match["prefix"], suffix))
+            count += 1
             found[int(match["number"])] = Path(entry.path)
-    return [found[number] for number in sorted(found)] if len(kinds) == 1 else []
+    return [found[number] for number in sorted(found)] if len(kinds) == 1 and len(found) == count else []

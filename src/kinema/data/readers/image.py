@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,9 +14,13 @@ from PIL import Image, ImageOps
 
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, over_black
 
-__all__ = ["SUFFIXES", "ImageReader", "frames_in_strip", "image_size", "is_still", "read_image"]
+__all__ = ["SUFFIXES", "ImageReader", "frames_in_strip", "image_size", "is_one_picture", "is_still", "read_image"]
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DAMAGED = (  # what Pillow raises of files that are damaged
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError,
+    struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 ORIENTATION = 0x0112  # the tag of EXIF
 DEEP = "grey of 16 bits, of which the upper 8 are kept: if it is depth, scale it to 8 bits first"
 
@@ -27,11 +32,12 @@ class ImageReader(Reader):
     """
 
     suffixes = SUFFIXES
+    states_rate = False  # but for some animations
 
     def info(self, clip: Clip) -> ClipInfo:
         """The size of the frames, and how many there are."""
         with _opened(clip.path) as image:
-            count, (width, height) = getattr(image, "n_frames", 1), _upright_size(image)
+            count, (width, height) = _pages(image), _upright_size(image)
             seconds = 0.0
             for page in range(count):
                 if count > 1:
@@ -48,7 +54,7 @@ class ImageReader(Reader):
         """Yield the pages or the squares, upright, anything transparent laid over black."""
         info = self.info(clip)
         with _opened(clip.path) as image:
-            if getattr(image, "n_frames", 1) == 1:
+            if _pages(image) == 1:
                 for k, frame in enumerate(np.split(_to_rgb(image), info.frames or 1, axis=1)):
                     yield k / NOMINAL_FPS, 1 / NOMINAL_FPS, partial(np.ascontiguousarray, frame)
                 return
@@ -82,7 +88,7 @@ def is_still(path: Path) -> bool:
     if path.suffix.lower() not in SUFFIXES:
         return False
     with _opened(path) as image:
-        return getattr(image, "n_frames", 1) == 1 and frames_in_strip(*_upright_size(image)) < 2
+        return _pages(image) == 1 and frames_in_strip(*_upright_size(image)) < 2
 
 
 def frames_in_strip(width: int, height: int) -> int:
@@ -101,8 +107,19 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ReadError(path, "there is no such file") from None
     except ReadError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # all of Pillow's
+    except DAMAGED as error:
         raise ReadError(path, f"Pillow cannot read it ({error})") from error
+
+
+def is_one_picture(path: Path) -> bool:
+    """Whether an image has one page and is not a strip of three squares or more."""
+    with _opened(path) as image:
+        return _pages(image) == 1 and frames_in_strip(*_upright_size(image)) < 3
+
+
+def _pages(image: Image.Image) -> int:
+    """The frames of an animation or pages of a stack; those after a photo's first are its preview."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

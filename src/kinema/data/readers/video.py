@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = ["VideoReader"]
 STAMPS = 256  # packets from whose time stamps a rate is measured
 NEAR = 0.005  # share by which a stated rate may be off
 UNEVEN = 2.0  # intervals that a frame may be from its place at an even rate
+MOST_SILENCE = 600.0  # seconds
 SILENCE = 0.05  # seconds of sound that are missing; less is rounding
 LATE = 1.5  # intervals; with a later frame, some are missing before it
 BEFORE = 32  # frames, decoded before those that come first in the file, between a hole in it and one in time
@@ -126,10 +128,9 @@ class VideoReader(Reader):
             stream = container.streams.best("audio")
             if not isinstance(stream, av.AudioStream):
                 raise ReadError(path, "there is no audio track in it")
-            video, origin = container.streams.best("video"), 0.0
-            if video and video.start_time and video.time_base:
-                origin = float(video.start_time * video.time_base)
-            track, stamps = _Track(rate), []
+            video = container.streams.best("video")
+            origin = (_first_frame(path)[0].time or 0.0) if video else 0.0
+            track, stamps = _Track(path, rate), []
             for packet in container.demux():
                 time = _time(packet)
                 if video and packet.stream.index == video.index and time is not None:
@@ -158,18 +159,25 @@ class VideoReader(Reader):
 class _Track:
     """Puts the frames of a sound track together by their time stamps, with silence where some are missing."""
 
-    def __init__(self, rate: int) -> None:
-        self.rate, self.begin = rate, None
+    def __init__(self, path: Path, rate: int) -> None:
+        self.path, self.rate, self.begin = path, rate, None
+        self._kind: tuple[str, str, int] | None = None
         self._resampler = av.AudioResampler(format="fltp", rate=rate)
         self._pieces: list[np.ndarray] = []
         self._end = 0.0  # seconds
 
     def add(self, frame: av.AudioFrame) -> None:
-        """Append a decoded frame."""
+        """Append a decoded frame; raises ReadError where more sound is missing before it than can be right."""
         time = self._end if frame.time is None else frame.time
         if self.begin is None:
             self.begin = self._end = time
-        if (missing := time - self._end) > SILENCE:
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        if kind != self._kind:  # as in broadcasts, between programmes
+            self._flush()
+            self._kind = kind
+        if (missing := time - self._end) > MOST_SILENCE:
+            raise ReadError(self.path, f"its sound is damaged: {missing:.0f} s are missing after {self._end:.2f} s")
+        if missing > SILENCE:
             self._flush()
             self._pieces.append(np.zeros((1, round(missing * self.rate)), np.float32))
             self._end = time
@@ -194,7 +202,7 @@ def _mono(frame: av.AudioFrame) -> Float32[np.ndarray, "1 samples"]:
 def _stamps(container: InputContainer, stream: VideoStream, most: int | None = None) -> list[float]:
     """The time stamps of a stream's packets in seconds, in order, at most so many of them."""
     if container.format.name.startswith("mov") and stream.time_base:  # whose index has all
-        return sorted(float(entry.timestamp * stream.time_base) for entry in islice(stream.index_entries, most))
+        return sorted(float(entry.timestamp * stream.time_base) for entry in stream.index_entries)
     packets = islice((packet for packet in container.demux(stream) if packet.pts is not None), most)
     return sorted(time for packet in packets if (time := _time(packet)) is not None)
 
@@ -281,7 +289,7 @@ def _decode(
         stream = _video_stream(container, path)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
         interval = 1 / float(stream.average_rate or NOMINAL_FPS)
-        packets, fields = _Packets(container), _Fields(stream)
+        packets, fields = _Packets(container), _Deinterlacer(stream)
         origin, last = None, 0.0
         if keyframe is not None:
             origin, last = keyframe.origin, keyframe.time - interval
@@ -329,19 +337,23 @@ class _Packets:
         self.container, self.end = container, 0.0  # seconds
         self._least = SKIPPED.get(container.format.name)
         self._bytes_a_second = container.size / container.duration * av.time_base if container.duration else 0.0
-        self._gaps: list[tuple[int, int]] = []  # number of a packet, and the bytes passed over before it
+        # number of a packet, and the bytes passed over before it
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=BEFORE)
         self._number = 0
 
     def __iter__(self) -> Iterator[av.Packet]:
-        place = None
+        place, end = None, 0
         for packet in self.container.demux():
             self._number += 1
             if packet.pts is not None and packet.time_base is not None:
                 self.end = max(self.end, (packet.pts + (packet.duration or 0)) * float(packet.time_base))
             if packet.pos is not None and packet.pos >= 0 and packet.size:
-                if place is not None and self._least is not None and packet.pos - place > self._least:
-                    self._gaps.append((self._number, packet.pos - place))
-                place = packet.pos + packet.size
+                if packet.pos == place:  # of one block
+                    end += packet.size
+                else:
+                    if place is not None and self._least is not None and packet.pos - end > self._least:
+                        self._gaps.append((self._number, packet.pos - end))
+                    place, end = packet.pos, packet.pos + packet.size
             yield packet
 
     def skipped(self, seconds: float) -> bool:
@@ -350,7 +362,7 @@ class _Packets:
         return any(self._number - number < BEFORE and size > least for number, size in self._gaps)
 
 
-class _Fields:
+class _Deinterlacer:
     """Joins the two fields of interlaced frames, which are half an interval apart (FFmpeg's bwdif)."""
 
     def __init__(self, stream: VideoStream) -> None:
