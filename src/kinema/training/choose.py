@@ -52,7 +52,8 @@ class Choice:
 def choose(source: str, runtime: Runtime, label: str = "label", camera: str = "") -> Choice:
     """The experiment for a folder of clips or a world on this machine; only the heads of some files are read.
 
-    `label` is the column of labels, or "none", and `camera` that of `DataConfig`. Raises ValueError for a folder without clips that can be opened.
+    `label` is the column of labels, or "none", and `camera` that of `DataConfig`. Raises ValueError for a folder
+    without clips that can be opened.
     """
     experiment = preset("latent-dit", "cpu")
     network = "the size for a laptop"

@@ -263,7 +263,7 @@ def _rows(episode: _Episode, columns: Sequence[str]) -> Any:
         episode.table,
         columns=["frame_index", *columns],
         filters=[("episode_index", "=", episode.number)],
-        partitioning=None,  # or a folder called a=b would be a column
+        partitioning=None,  # pyright: ignore[reportArgumentType] - or a folder called a=b would be a column
     ).sort_by("frame_index")
     if not len(table):
         raise ReadError(episode.table, f"it has no row of episode {episode.number}")
