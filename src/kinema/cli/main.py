@@ -30,6 +30,7 @@ COMMANDS = {
     "caption": "caption clips",
     "models": "list the shipped models and their conditions",
     "export": "write a trained model as one small file",
+    "export-clips": "write clips as a LeRobot dataset of robots' episodes",
     "data check": "describe a folder of clips, and show the frames that training reads",
 }
 
@@ -91,7 +92,7 @@ def _run(words: Sequence[str]) -> None:
     name = next((n for n in COMMANDS if list(words[: len(n.split())]) == n.split()), None)
     if name is None:
         raise ValueError(f"there is no command {words[0]!r}; there are {', '.join(COMMANDS)}")
-    import_module(f"kinema.cli.{name.split()[0]}").main(words[len(name.split()) :])
+    import_module(f"kinema.cli.{name.split()[0].replace('-', '_')}").main(words[len(name.split()) :])
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:

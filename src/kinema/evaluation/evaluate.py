@@ -210,11 +210,13 @@ def _as_trained(data: DataConfig, trained: Sequence[Model], config: EvaluationCo
     shares = {model.experiment.data.holdout for model in trained}
     if len(shares) != 1 or config.paired:
         return replace(data, holdout=0.0)
-    fits = {(model.experiment.data.fit, model.experiment.data.label) for model in trained}
+    fits = {(kept.fit, kept.label, kept.camera) for kept in (model.experiment.data for model in trained)}
     if len(fits) > 1:
-        raise ValueError("the models were trained with other --data.fit or --data.label: measure each by itself")
-    ((fit, label),) = fits
-    return replace(data, holdout=shares.pop(), fit=fit, label=label)
+        raise ValueError(
+            "the models were trained with other --data.fit, --data.label or --data.camera: measure each by itself"
+        )
+    ((fit, label, camera),) = fits
+    return replace(data, holdout=shares.pop(), fit=fit, label=label, camera=camera)
 
 
 def _held_out(training: FolderClipSet, seed: int) -> FolderClipSet | None:
