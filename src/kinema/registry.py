@@ -112,5 +112,6 @@ READERS = Registry(  # Reader classes
         "frames": "kinema.data.readers.frames:FramesReader",
         "image": "kinema.data.readers.image:ImageReader",
         "array": "kinema.data.readers.array:ArrayReader",
+        "dicom": "kinema.data.readers.dicom:DicomReader",
     },
 )
