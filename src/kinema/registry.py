@@ -113,5 +113,6 @@ READERS = Registry(  # Reader classes
         "image": "kinema.data.readers.image:ImageReader",
         "array": "kinema.data.readers.array:ArrayReader",
         "lerobot": "kinema.data.readers.lerobot:LeRobotReader",
+        "dicom": "kinema.data.readers.dicom.reader:DICOMReader",
     },
 )

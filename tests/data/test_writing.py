@@ -225,7 +225,7 @@ def test_memory_does_not_grow_with_frames(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("name", "frames", "fps", "message"),
     [
-        ("clip.avi", halves, 25.0, r"\.mp4, \.webm, \.gif, \.npy, \.png, not \.avi"),
+        ("clip.avi", halves, 25.0, r"\.mp4, \.webm, \.gif, \.npy, \.dcm, \.png, not \.avi"),
         ("clip.mp4", lambda: halves() / 255, 25.0, "uint8"),
         ("clip.mp4", lambda: halves()[0], 25.0, "uint8"),
         ("clip.mp4", lambda: halves(0), 25.0, "no frames"),

@@ -137,8 +137,7 @@ def _table(
     captions = sum(bool(clip.caption) for clip in folder.clips)
     usable = len(lengths)
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
-    by = "by episode or group" if any(clip.group for clip in folder.clips) else "by file"
-    by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else by
+    by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else "by file"
     by = "by the splits of the folder" if any(clip.split for clip in folder.clips) else by
     table.add_row("held out of training", f"{len(held_out)} of {usable}, {by}" if held_out else "none")
     seconds = "" if fps is None else f": {min(lengths) / fps:.2f} to {max(lengths) / fps:.2f} s at {fps:.4g} a second"

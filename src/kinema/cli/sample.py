@@ -45,7 +45,7 @@ class Arguments:
     known: Annotated[str | None, tyro.conf.arg(metavar="CLIP")] = None
     """A clip with known parts, or a folder of clips, cycled: for prediction, interpolation and in-painting."""
     format: str = "mp4"
-    """Format of clips in a folder: mp4, webm, gif, png (numbered images) or npy."""
+    """Format of clips in a folder: mp4, webm, gif, png (numbered images), npy or dcm (DICOM)."""
     fps: float | None = None
     """Frames a second of the files; default: as in training."""
     content_seed: int | None = None

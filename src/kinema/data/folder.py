@@ -37,7 +37,7 @@ class Folder:
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]  # in the order of their numbers: integers by value, names alphabetically
     skipped: tuple[Skipped, ...]
-    grouped_by: tuple[str, ...] = ()  # the columns of the metadata that the clips' groups are from
+    grouped_by: tuple[str, ...] = ()  # what the clips' groups are: columns of the metadata, or what readers say
     notes: tuple[str, ...] = ()  # what is used and what is passed over, a line each
 
 
@@ -147,6 +147,8 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     if all(label.isdecimal() for label in classes):
         classes.sort(key=int)
     grouped = dict.fromkeys(name for name in tables.GROUP if columns.get(name))
+    of_files = (find_reader(clip.path).groups_are for clip in clips.values() if clip.group is not None)
+    grouped = grouped or dict.fromkeys(of_files)
     ordered = tuple(sorted(skipped, key=lambda skip: skip.name))
     return Folder(root, tuple(clips.values()), tuple(classes), ordered, tuple(grouped), tuple(notes))
 

@@ -25,6 +25,7 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.dicom_writing import open_dicom
 
 __all__ = [
     "FORMATS",
@@ -125,9 +126,10 @@ def open_video(path: str | Path, fps: float, sound: Float32[np.ndarray, " sample
     - `.webm`: VP9.
     - `.gif`: loops, with a palette for each frame; limited to 50 frames a second, faster clips are slowed down.
     - `.npy`: the exact pixels, uint8 [T, H, W, 3].
+    - `.dcm`: the exact pixels as a DICOM ultrasound cine that says it is synthetic; needs the extra `dicom`.
     - `.png` or no suffix: the exact pixels as a new folder of numbered images, `00000.png` and on; `.png` is dropped.
 
-    The rate of the last two is in a file beside them, of their name and `.json`.
+    The rate of .npy and of images is in a file beside them, of their name and `.json`.
 
     `sound`, mono at SAMPLE_RATE, becomes the audio track of .mp4 (AAC) and .webm (Opus); the other formats ignore it.
     The writer's `path` is that of the file or folder. An existing file is replaced, a folder that is not empty is not.
@@ -411,12 +413,17 @@ def _png(path: Path, size: tuple[int, int], rate: Fraction, sound: Sound) -> Ite
     yield lambda pixels: Image.fromarray(pixels).save(path / f"{next(numbers):05d}.png")
 
 
+def _dcm(path: Path, size: tuple[int, int], rate: Fraction, sound: Sound) -> AbstractContextManager[WriteFrame]:
+    return open_dicom(path, size, rate)
+
+
 VideoFormat = Callable[[Path, tuple[int, int], Fraction, Sound], AbstractContextManager[WriteFrame]]
 VIDEO_FORMATS: dict[str, VideoFormat] = {
     ".mp4": _mp4,
     ".webm": _webm,
     ".gif": _gif,
     ".npy": _npy,
+    ".dcm": _dcm,
     ".png": _png,
     "": _png,
 }

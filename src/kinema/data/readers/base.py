@@ -84,6 +84,7 @@ class Reader(ABC):
 
     suffixes: frozenset[str]  # of its files, in lower case with the dot
     states_rate: bool = True  # whether its files say their frames a second
+    groups_are: str = "group"  # what `Clip.group` is, where the reader gives one
 
     def can_read(self, path: Path) -> bool:
         """Whether a folder's file, or a subfolder, is this reader's; it is not opened."""

@@ -38,6 +38,7 @@ class LeRobotReader(Reader):
     """
 
     suffixes = frozenset()
+    groups_are = "episode"
 
     def can_read(self, path: Path) -> bool:
         """Whether it is a folder with a `meta/info.json`."""
