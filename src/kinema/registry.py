@@ -113,6 +113,7 @@ READERS = Registry(  # Reader classes
         "image": "kinema.data.readers.image:ImageReader",
         "array": "kinema.data.readers.array:ArrayReader",
         "lerobot": "kinema.data.readers.lerobot:LeRobotReader",
+        "webdataset": "kinema.data.readers.webdataset:WebDatasetReader",
         "dicom": "kinema.data.readers.dicom.reader:DICOMReader",
     },
 )
