@@ -60,4 +60,6 @@ def read_known(
     count = frames if last or mask else first
     known = np.tile(region, (count, 1, 1))
     known[:first] = known[count - last :] = True
-    return np.stack(read_each(clip, lambda one: first_frames(model, one, count), most=clips)), known
+    return np.stack(
+        read_each(clip, lambda one: first_frames(model, one, count), most=clips, stills=flag == "--image")
+    ), known

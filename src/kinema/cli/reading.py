@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -16,9 +15,9 @@ from rich.progress import Progress as Bar
 
 from kinema.data.clips import DataConfig, FolderSource, Source, open_source
 from kinema.data.decoded import resize
-from kinema.data.folder import Skipped, labels_are_names, scan
+from kinema.data.folder import Skipped, clip_name, labels_are_names, scan
 from kinema.data.readers.base import Clip, ReadError, find_reader
-from kinema.data.readers.image import is_still, read_image
+from kinema.data.readers.image import SUFFIXES, is_still, read_image
 from kinema.sampling.model import Model
 
 __all__ = ["first_frames", "frames_for", "notes", "open_and_report", "read_each", "read_mask", "report"]
@@ -78,21 +77,31 @@ def report(skipped: Sequence[Skipped]) -> None:
         console.print(f"... and {len(skipped) - NAMED} more: kinema data check lists them all", highlight=False)
 
 
-def read_each(path: str, read: Callable[[Clip], T], most: int | None = None) -> list[T]:
+def read_each(path: str, read: Callable[[Clip], T], most: int | None = None, stills: bool = False) -> list[T]:
     """The results of `read` for a clip, or for the clips of a folder until there are `most`.
 
-    A clip of a folder for which it raises ReadError is skipped and reported. Raises ValueError if no clip is left.
+    A clip of a folder for which it raises ReadError is skipped and reported. With `stills` each image of a folder is a
+    clip, where they would be the frames of one otherwise. Raises ValueError if no clip is left.
     """
     root = Path(path).expanduser()
+    images = sorted(file for file in root.iterdir() if file.suffix.lower() in SUFFIXES) if root.is_dir() else []
     if not root.is_dir():
-        return [read(clip) for clip in find_reader(root).clips(root)[:most]]
-    folder, found = scan(root), []
-    skipped = list(folder.skipped)
-    for clip in folder.clips:
+        clips, skipped = list(find_reader(root).clips(root)), []
+    elif stills and images:
+        clips, skipped = [Clip(image) for image in images], []
+    else:
+        folder = scan(root)
+        clips, skipped = list(folder.clips), list(folder.skipped)
+    if not clips:
+        raise ValueError(f"{root}: there are no clips in it")
+    found = []
+    for clip in clips:
         try:
             found.append(read(clip))
         except ReadError as error:
-            skipped.append(Skipped(Path(os.path.relpath(clip.path, folder.root)).as_posix(), error.reason))
+            if not root.is_dir():
+                raise
+            skipped.append(Skipped(clip_name(clip, root), error.reason))
         if len(found) == most:
             break
     if not found:
