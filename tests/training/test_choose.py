@@ -134,13 +134,3 @@ def test_a_folder_of_broken_clips_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(np.zeros(100, np.uint8).tobytes())
     with pytest.raises(ValueError, match=r"none of its 1 clips can be used; the first is a.mp4: FFmpeg cannot read it"):
         chosen(tmp_path)
-
-
-def test_frames_are_large_where_there_is_time_and_clips_are(make_clip, tmp_path: Path) -> None:
-    make_clip("large/a.mp4", 40, rate=10, size=(160, 128))
-    make_clip("small/a.mp4", 40, rate=10, size=(96, 96))
-    for folder, minutes, size in (("large", 60, (112, 144)), ("large", 30, (56, 72)), ("small", 60, (64, 64))):
-        choice = choose(str(tmp_path / folder), CPU, minutes=minutes)
-        data = choice.experiment.data
-        assert (data.height, data.width) == size
-        assert ("45 minutes or more" in reason(choice, "frames")) == (size == (112, 144))

@@ -123,9 +123,7 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
                 f"a family, one of {', '.join(FAMILIES.names)}"
             )
         label, camera = flag_value(words, "--data.label", "label"), flag_value(words, "--data.camera", "")
-        minutes = flag_value(words, "--minutes", flag_value(words, "--train.minutes", ""))
-        runtime = detect_runtime(flag_value(words, "--device", "auto"))
-        choice = choose(data, runtime, label, camera, _number(minutes))
+        choice = choose(data, detect_runtime(flag_value(words, "--device", "auto")), label, camera)
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))
@@ -147,14 +145,6 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
     return replace(arguments, train=replace(arguments.train, **budget), data=chosen_data), overruled(
         reasons, experiment.data, chosen_data
     )
-
-
-def _number(text: str) -> float | None:
-    """A number; None where it is none, which is said where flags are parsed."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _describe(family: str) -> str:

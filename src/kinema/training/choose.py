@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from os import cpu_count
 
 import numpy as np
@@ -26,7 +25,6 @@ SPAN = 1.6  # seconds that a training clip should last
 FRAMES = (17, 13, 9, 5)  # of a training clip, one and whole groups of four
 LONG_ENOUGH = 0.8  # share of the clips that should be as long as a training clip
 MULTIPLE = 8  # of the sides
-LONG, LARGE = 45.0, 128 * 128  # minutes from which on frames have so many pixels, and sides of twice the multiple
 NEARLY = 0.9  # share of its frames that a clip should have: the last one is held for the rest
 LEAST_FPS = 5.0  # frames a second of a video
 SLOWEST = 0.2  # quantile of rates that differ: faster clips are brought to it
@@ -51,14 +49,11 @@ class Choice:
     reasons: tuple[Reason, ...]
 
 
-def choose(
-    source: str, runtime: Runtime, label: str = "label", camera: str = "", minutes: float | None = None
-) -> Choice:
+def choose(source: str, runtime: Runtime, label: str = "label", camera: str = "") -> Choice:
     """The experiment for a folder of clips or a world on this machine; only the heads of some files are read.
 
-    `label` is the column of labels, or "none", and `camera` one of several, as those of `DataConfig`. `minutes` are
-    those of training, if they are known: with many, frames are larger. Raises ValueError for a folder without clips
-    that can be opened.
+    `label` is the column of labels, or "none", and `camera` one of several, as those of `DataConfig`. Raises ValueError
+    for a folder without clips that can be opened.
     """
     experiment = preset("latent-dit", "cpu")
     network = "the size for a laptop"
@@ -77,7 +72,7 @@ def choose(
     if not infos:
         raise ValueError(_no_clips(folder))
     data = replace(experiment.data, source=source, label=label, camera=camera)
-    for choice in (_time, partial(_shape, minutes=minutes), _conditions):
+    for choice in (_time, _shape, _conditions):
         data, reason = choice(data, folder, infos)
         reasons.append(reason)
     return Choice(replace(experiment, data=data), tuple(reasons))
@@ -135,24 +130,17 @@ def _time(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[
     return chosen, Reason("time", said, why, ("frames", "fps"))
 
 
-def _shape(
-    data: DataConfig, folder: Folder, infos: Sequence[ClipInfo], minutes: float | None
-) -> tuple[DataConfig, Reason]:
+def _shape(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> tuple[DataConfig, Reason]:
     """The height and width of frames, of the clips' shape."""
     aspects = np.array([info.width / info.height for info in infos])
-    aspect, area, multiple = float(np.median(aspects)), data.height * data.width, MULTIPLE
-    clips_area = float(np.median([info.width * info.height for info in infos]))
-    if large := minutes is not None and minutes >= LONG and clips_area >= LARGE:
-        area, multiple = LARGE, 2 * MULTIPLE
-    height = max(multiple, multiple * round(math.sqrt(area / aspect) / multiple))
-    width = max(multiple, multiple * round(math.sqrt(area * aspect) / multiple))
+    aspect, area = float(np.median(aspects)), data.height * data.width
+    height = max(MULTIPLE, MULTIPLE * round(math.sqrt(area / aspect) / MULTIPLE))
+    width = max(MULTIPLE, MULTIPLE * round(math.sqrt(area * aspect) / MULTIPLE))
     kept = np.minimum(aspects, width / height) / np.maximum(aspects, width / height)
     lost = float(1 - kept.min())
     why = f"the shape of most clips; a crop loses up to {lost:.0%} of a frame"
     if lost > LOST:
         why += " (--data.fit pad or stretch keeps all)"
-    if large:
-        why = f"large, as there are {LONG:g} minutes or more; {why}"
     reason = Reason("frames", f"{width}x{height} pixels", why, ("height", "width", "fit"))
     return replace(data, height=height, width=width), reason
 
