@@ -132,7 +132,7 @@ def test_data_check_follows_its_flags_and_shows_brackets(make_clip, tmp_path: Pa
     status, out, err = kinema(*words, "--data.label", "place", "--data.fps", 5)
     assert re.search(r"^codec transform of 8x8 pixels x 4 frames: 8 channels [\d.]+ dB, 16 channels", out, re.MULTILINE)
     assert status == 0 and "x (2), y (2), z (2)" in out and "3 labels" in out, err
-    assert "time        as given" in out and out.splitlines()[-1].endswith("--data.fps 5 --data.label place")
+    assert "time        as given" in out and out.splitlines()[-1].endswith("--data.label place --data.fps 5")
 
 
 def test_a_slide_show_does_not_set_the_rate_of_videos(make_clip, tmp_path: Path) -> None:

@@ -159,7 +159,11 @@ def test_data_check(make_clip, tmp_path, kinema):
     assert re.search(r"^skipped jump/bad\.mp4: ", out, re.MULTILINE)
 
     config = DataConfig(source=str(tmp_path / "clips"), frames=8, height=16, width=16, fps=20)
-    seen = contact_sheet(open_source(config).batch(0, 3, seed=0).frames.movedim(2, -1).numpy())
+    source = open_source(config)
+    shown = [*dict(source.chosen(0, 4, seed=0)).items()]
+    names = [source.name(clip) for clip, _ in shown]
+    assert sorted(names) == ["jump/c.webm", "wave/a.mp4", "wave/b.mp4"]
+    seen = contact_sheet(source.read(shown).frames.movedim(2, -1).numpy(), labels=names)
     assert np.array_equal(np.asarray(Image.open(sheet)), seen)
 
 

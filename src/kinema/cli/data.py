@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -76,8 +76,11 @@ def main(words: Sequence[str]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for skipped in all_skipped:
         console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
-    frames = source.batch(0, min(SHEET_CLIPS, len(source.clips)), seed=0).frames.numpy()
-    sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"))
+    windows = dict(source.chosen(0, len(source.clips), seed=0))  # one of each clip
+    shown = [*windows.items()][:SHEET_CLIPS]
+    frames = source.read(shown).frames.numpy()
+    names = [source.name(clip) for clip, _ in shown]
+    sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"), labels=names)
     console.print(f"wrote {write_image(Path(arguments.out), sheet)}", markup=False, highlight=False)
     if choice is None:
         console.print("put FOLDER first, and it is said what kinema train would choose", highlight=False)
@@ -86,8 +89,11 @@ def main(words: Sequence[str]) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     console.print("what kinema train would choose:")
     show(console, overruled(choice.reasons, choice.experiment.data, config))
-    given = [f"--data.{f.name.replace('_', '-')}" for f in fields(DataConfig)]
-    flags = [part for flag in given if (value := flag_value(words, flag, "")) for part in (flag, value)]
+    flags: list[str] = []  # of data, with what follows each
+    for word in words[1:]:
+        of_data = word.startswith("--data.") or (flags[-1:] != [] and flags[-1] != "" and not word.startswith("--"))
+        flags.append(word if of_data else "")
+    flags = [word for word in flags if word]
     command = shlex.join(["kinema", "train", "--data", arguments.folder, "--out", "runs/x", "--minutes", "30", *flags])
     console.print(command, markup=False, highlight=False, soft_wrap=True)
 

@@ -52,7 +52,7 @@ class Arguments:
     out: str = tyro.MISSING
     """The run's folder, for checkpoints, samples and TensorBoard logs."""
     minutes: float | None = None
-    """Stop after this many minutes of training (same as --train.minutes)."""
+    """Stop after this many minutes of training in all, those before --resume included (same as --train.minutes)."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint, with its configuration."""
     preset: str = "cpu"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -194,17 +194,13 @@ class FolderClips:
             raise self._no_clips()
 
     def _summarize(self) -> None:
-        """Set what the clips have in common, `spec`, and what is the chosen ones': `key`, labels and captions."""
+        """Set what the clips have in common, `spec`, and what is the chosen ones': labels and captions."""
         config, clips, known = self.config, self.clips, [*self._entries, *self._others]
         rates = [one.fps for one in self._opened]
         self.rates = min(rates), max(rates)
         fps = float(np.median(rates))
-        columns = {one.actions for one in self._opened}
-        if len(columns) > 1:
-            raise ValueError(
-                f"{self._root}: its clips have actions of {sorted(columns)} numbers a frame: give all the same"
-            )
-        if config.flip and columns != {0}:
+        columns = Counter(one.actions for one in self._opened).most_common(1)[0][0]  # clips with others are skipped
+        if config.flip and columns:
             raise ValueError("flip mirrors clips but not their actions: leave --data.flip out")
         if config.audio and self.mixed_rates:
             raise ValueError(
@@ -216,9 +212,19 @@ class FolderClips:
         # one caption for all clips tells them apart no more than none
         words = make_vocabulary(captions).words if len(captions) == len(known) and len(set(captions)) > 1 else ()
         spec = ClipSpec(config.frames, config.height, config.width, fps, self.classes)
-        self.spec = replace(spec, words=words, actions=columns.pop(), audio=config.audio)
-        entries = [entry.key for entry in self._entries]
-        self.key = digest(code_digest("data"), self.spec, config.fps, config.fit, config.short, config.flip, entries)
+        self.spec = replace(spec, words=words, actions=columns, audio=config.audio)
+
+    @property
+    def key(self) -> str:
+        """A name for the clips and their conditions, by the contents of their files, which are all read for it."""
+        return self._made_key
+
+    @cached_property
+    def _made_key(self) -> str:
+        config = self.config
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            entries = list(pool.map(self._cache.key, self._entries))
+        return digest(code_digest("data"), self.spec, config.fps, config.fit, config.short, config.flip, entries)
 
     @property
     def clips(self) -> list[Clip]:
@@ -386,19 +392,25 @@ class FolderSource(FolderClips):
 
         As of `read`; a pure function of its arguments. Raises NoClips where no clip can be used.
         """
-        config, first = self.config, (step * ranks + rank) * size
+        flips = np.random.default_rng((seed, 2, step, rank)).random(size) < 0.5
+        return self.read(
+            self.chosen(step, size, seed=seed, rank=rank, ranks=ranks), flips if self.config.flip else None
+        )
+
+    def chosen(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
+        """The windows of a batch: the number of each clip, which is decoded, and the first frame."""
+        first = (step * ranks + rank) * size
         coming = shuffled(len(self._entries), first, 2 * size, seed)
         with self._lock:
             self._request(coming)
             clips = [self._usable(clip) for clip in coming[:size]]
         # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
-        random = np.random.default_rng((seed, 1, step, rank))
-        places, flips = random.random(size), random.random(size) < 0.5
-        begins = [
-            int(place * max(1, self._decoded[clip].shape[0] - config.frames + 1))
-            for clip, place in zip(clips, places, strict=True)
-        ]
-        return self.read(list(zip(clips, begins, strict=True)), flips if config.flip else None)
+        places = np.random.default_rng((seed, 1, step, rank)).random(size)
+        windows = []
+        for clip, place in zip(clips, places, strict=True):
+            starts = max(1, self._decoded[clip].shape[0] - self.config.frames + 1)
+            windows.append((clip, int(place * starts)))
+        return windows
 
     def _request(self, clips: Sequence[int]) -> None:
         """Have clips decoded in the background."""

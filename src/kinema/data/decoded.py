@@ -24,7 +24,9 @@ __all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
 Fit = Literal["crop", "pad", "stretch"]
 
 FULL_SCALE = 32767  # of a 16-bit sample
+BLANK = 8  # levels between the least and the greatest of a frame; with fewer it is of one colour
 DARK = 64  # level; clips without a brighter pixel are told of
+MOST_BYTES = 2**26  # of frames that are resized at once
 BLOCK = 16  # frames that are resized at once
 
 
@@ -35,7 +37,6 @@ class ClipEntry:
     clip: Clip
     reader: Reader
     path: Path  # of its frames in the cache, once it is decoded
-    key: tuple[object, ...]  # what decides the decoded clip and its conditions, beside the settings of the cache
 
 
 class Opened(NamedTuple):
@@ -116,11 +117,7 @@ class ClipCache:
             stretch = clip.member, clip.start, clip.stop, clip.fps
             version, by_time = reader.version(clip), self.fps or ("its own" if self.audio else None)
             path = digest(code, str(clip.path.resolve()), stretch, version, self.size, self.fit, by_time)
-            of_actions = None
-            if clip.actions is not None and clip.actions.is_file():
-                of_actions = clip.actions.stat().st_size, clip.actions.stat().st_mtime_ns
-            key = code, clip.path.name, stretch, version, clip.label, clip.caption, of_actions
-            return ClipEntry(clip, reader, self.folder / f"{path}.npy", key)
+            return ClipEntry(clip, reader, self.folder / f"{path}.npy")
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:
@@ -137,6 +134,19 @@ class ClipCache:
         except OSError as error:
             return str(error.strerror)
         return Opened(fps, 0 if actions is None else actions.shape[1])
+
+    def key(self, entry: ClipEntry) -> tuple[object, ...]:
+        """What decides the decoded clip and its conditions, beside the settings of the cache; the file is read for it.
+
+        Of a clip that cannot be read, why.
+        """
+        clip = entry.clip
+        try:
+            content, actions = self.content(entry), entry.reader.actions(clip)
+        except ReadError as error:
+            content, actions = error.reason, None
+        own = class_digest(type(entry.reader)), content, clip.member, clip.start, clip.stop, clip.fps
+        return *own, clip.label, clip.caption, None if actions is None else actions.tobytes()
 
     def content(self, entry: ClipEntry) -> str:
         """A hash of what a clip is read from."""
@@ -179,21 +189,24 @@ class ClipCache:
     def _write_frames(self, entry: ClipEntry) -> None:
         height, width = self.size
         own = self.fps or entry.clip.fps or entry.reader.info(entry.clip).fps
-        fps, numbers, brightest = own if self.fps or self.audio else None, [], 0
+        fps, numbers, brightest, blank = own if self.fps or self.audio else None, [], 0, 0
         frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:
             write_header(file, "|u1", (0, height, width, 3))
-            for _, same_size in groupby(frames, lambda numbered: numbered[1].shape):
-                while block := list(islice(same_size, BLOCK)):
+            for shape, same_size in groupby(frames, lambda numbered: numbered[1].shape):
+                while block := list(islice(same_size, max(1, min(BLOCK, MOST_BYTES // math.prod(shape))))):
                     resized = resize(np.stack([frame for _, frame in block]), height, width, self.fit)
                     file.write(resized.tobytes())
                     brightest = max(brightest, int(resized.max()))
+                    blank += int((np.ptp(resized, axis=(1, 2, 3)) < BLANK).sum())
                     numbers += [number for number, _ in block]
             file.seek(0)  # the clip's length is known at its end only
             write_header(file, "|u1", (len(numbers), height, width, 3))
             notes = entry.reader.notes(entry.clip)
             if brightest < DARK:
                 notes.append(f"dark: no pixel is brighter than {brightest} of 255")
+            if 0 < blank < len(numbers):
+                notes.append(f"{blank} of its {len(numbers)} frames are of one colour: is it damaged?")
             content = entry.reader.fingerprint(entry.clip)
             known = Metadata(own, content, notes, None if fps is None else numbers)
             with atomic_write(entry.path.with_suffix(".json")) as metadata:

@@ -77,6 +77,7 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     tree = _walk(root, readers)
     skipped = [Skipped(_name(path, root), reason) for path, reason in tree.bad]
     files: dict[str, Sequence[Clip]] = {}
+    named: dict[str, Path] = {}  # the table that named a file first
     columns: dict[str, bool] = {}  # of the tables, and whether they are used
     for table in tree.tables:
         of_all = {tables.SPLIT[0]: table.stem} if table.stem.lower() in SPLITS else {}  # as of train.csv
@@ -85,11 +86,14 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
             columns |= dict.fromkeys(row.keys() - columns.keys(), False) | dict.fromkeys(_used(row, label), True)
             path = Path(os.path.normpath(table.parent / tables.cell(row, tables.FILE)))
             name = _name(path, root)
-            if name in files:
+            if name in files and named[name] != table:  # the tables say different things
+                files[name] = [_with_row(clip, row, table.parent, label, True) for clip in files[name]]
+            elif name in files:
                 skipped.append(Skipped(name, f"named again in {_name(table, root)}; its first row is used"))
-            elif not path.exists():
+            elif not _exists(path):
                 skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
             else:
+                named[name] = table
                 files[name] = [_with_row(clip, row, table.parent, label) for clip in find_reader(path).clips(path)]
     of_tables = {*files}
     actions = {clip.actions for clips in files.values() for clip in clips}
@@ -144,7 +148,7 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
         notes.append(f"{len(bare)} of {len(clips)} clips have no caption, and are trained on without ({bare[0]})")
         clips |= {name: replace(clips[name], caption="") for name in bare}
     classes = sorted({clip.label for clip in clips.values() if clip.label is not None})
-    if all(label.isdecimal() for label in classes):
+    if all(label.isdecimal() and len(label) < 19 for label in classes):
         classes.sort(key=int)
     grouped = dict.fromkeys(name for name in tables.GROUP if columns.get(name))
     of_files = (find_reader(clip.path).groups_are for clip in clips.values() if clip.group is not None)
@@ -190,6 +194,9 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
             path = Path(folder, name)
             if path in found:
                 continue
+            if name in files and not path.is_file():
+                tree.bad.append((path, "it is no file: a link to nothing, or a pipe"))
+                continue
             if any(reader.can_read(path) for reader in readers):
                 tree.found.append(path)
                 taken.add(name)
@@ -197,6 +204,14 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
                 tree.others.append(path)
         subfolders[:] = [name for name in subfolders if name not in taken]
     return tree
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; not where its name is too long to be one."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _name(path: Path, root: Path) -> str:

@@ -79,7 +79,7 @@ def rows(table: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict) or cell(row, FILE) is None:
                 raise ValueError("there is no file_name")
             yield row
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         line = getattr(error, "line", line)
         raise ValueError(f"{table}, line {line}: {getattr(error, 'msg', error)}") from error
 
@@ -189,7 +189,7 @@ def _parquet(table: Path) -> list[dict[str, Any]]:
         raise ValueError("Parquet needs pyarrow: pip install 'kinema[parquet]'") from None
     try:
         return pyarrow.parquet.read_table(table).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, OverflowError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"it cannot be read ({str(error).splitlines()[0]})") from error
 
 
@@ -210,7 +210,7 @@ def sidecar(clip: Path, names: frozenset[str]) -> dict[str, Any]:
                     found.setdefault(CAPTION[0], " ".join(text.split()))
                     continue
                 row = _lower(json.loads(text))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: {getattr(error, 'msg', error)}") from error
             if isinstance(row, dict):
                 found = row | found

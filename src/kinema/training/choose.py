@@ -156,7 +156,7 @@ def _conditions(data: DataConfig, folder: Folder, infos: Sequence[ClipInfo]) -> 
         used.append(f"{classes} labels")
     captions = {clip.caption for clip in folder.clips if clip.caption is not None}
     if len(captions) > 1:
-        used.append(f"captions ({len(captions)} different)")
+        used.append(f"captions ({len(captions - {''})} different)")
     elif captions:
         unused.append("one caption for all clips")
     if any(clip.actions for clip in folder.clips):

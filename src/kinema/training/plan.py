@@ -130,8 +130,12 @@ class _Few:
     """A source whose batches have no more than `most` clips."""
 
     def __init__(self, source: Source, most: int) -> None:
-        self.spec, self.skipped, self.key = source.spec, source.skipped, source.key
-        self._source, self._most = source, most
+        self.spec, self.skipped, self._source, self._most = source.spec, source.skipped, source, most
+
+    @property
+    def key(self) -> str:
+        """That of the other source."""
+        return self._source.key
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """A batch of the other source."""
@@ -142,9 +146,14 @@ class _Encoded:
     """A source of latents that are encoded now: the steps of a run with cached latents, without its cache."""
 
     def __init__(self, source: Source, codec: Codec, runtime: Runtime) -> None:
-        self.spec, self.skipped, self.key = source.spec, source.skipped, source.key
+        self.spec, self.skipped = source.spec, source.skipped
         self._source, self._codec, self._runtime = source, codec, runtime
         self._batch: Batch | None = None
+
+    @property
+    def key(self) -> str:
+        """That of the source."""
+        return self._source.key
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The same batch for all steps, as reading cached latents takes next to no time."""

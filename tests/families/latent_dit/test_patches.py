@@ -20,6 +20,7 @@ def test_waves_are_orthogonal_and_of_mean_square_one(time: int, side: int) -> No
 
 @pytest.mark.parametrize(("channels", "time", "side", "pixels"), [(3, 2, 4, True), (5, 1, 2, False)])
 def test_writing_inverts_reading(channels: int, time: int, side: int, pixels: bool) -> None:
+    torch.manual_seed(0)
     count = channels * time * side**2
     patches = Patches(channels, time, side, count, pixels)
     x = torch.randn(2, 2 * time, channels, 3 * side, 2 * side)

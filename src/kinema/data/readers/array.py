@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,9 +22,11 @@ __all__ = ["ArrayReader"]
 
 HDF5 = frozenset({".h5", ".hdf5"})
 CHANNELS = (1, 3)  # of a frame
+BEYOND = 0.05  # by which floating-point values may exceed their range, as after resizing
 SMALLEST = 8  # pixels of a side; arrays with less are of something else, such as points
 DAMAGED = (  # what is raised of files that are damaged
-    EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+    AttributeError, EOFError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, TypeError, ValueError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 RATE = "fps"  # the name of an array with the frames a second of all clips in its file
 
@@ -44,7 +47,7 @@ class ArrayReader(Reader):
             with _arrays(path) as arrays:
                 found = []
                 for name, array in arrays.items():
-                    if _layout(array.shape) is not None:
+                    if _layout(array) is not None:
                         many = len(array.shape) == 5
                         names = [f"{name}[{k}]" for k in range(array.shape[0])] if many else [name]
                         found += [Clip(path, member) for member in names]
@@ -63,7 +66,7 @@ class ArrayReader(Reader):
         """The size, rate and number of frames."""
         with _arrays(clip.path) as arrays:
             array, layout = _frames_of(clip, arrays)
-            fps = float(arrays[RATE].read(None)) if RATE in arrays else NOMINAL_FPS
+            fps = float(np.ravel(arrays[RATE].read(None))[0]) if RATE in arrays else NOMINAL_FPS
             sizes = dict(zip(layout, array.shape[-len(layout) :], strict=True))
         if not 0 < fps < float("inf"):
             raise ReadError(clip.path, f"its fps is {fps:g}")
@@ -110,6 +113,7 @@ class _Stored:
     """An array in a file."""
 
     shape: tuple[int, ...]
+    kind: str  # of its values, as numpy's
     read: Callable[[int | None], np.ndarray]  # the entry of this number of axis 0, or all of it
 
 
@@ -124,7 +128,7 @@ def _arrays(path: Path) -> Iterator[dict[str, _Stored]]:
                 yield _of_npz(path, path.stat().st_mtime_ns)
             else:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
-                yield {"": _Stored(array.shape, lambda k: array if k is None else array[k])}
+                yield {"": _Stored(array.shape, array.dtype.kind, lambda k: array if k is None else array[k])}
     except ReadError:
         raise
     except DAMAGED as error:
@@ -138,11 +142,12 @@ def _of_npz(path: Path, changed: int) -> dict[str, _Stored]:
     found = {}
     with zipfile.ZipFile(path) as file:
         for name in file.namelist():
-            with file.open(name) as member:
+            with suppress(ValueError), file.open(name) as member:  # what is no array says nothing
                 version = np.lib.format.read_magic(member)
                 headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-                shape, _, _ = headers[version[0] > 1](member)
-            found[name.removesuffix(".npy")] = _Stored(shape, partial(_read_npz, path, changed, name))
+                shape, _, dtype = headers[version[0] > 1](member)
+                read = partial(_read_npz, path, changed, name)
+                found[name.removesuffix(".npy")] = _Stored(shape, dtype.kind, read)
     return found
 
 
@@ -169,17 +174,20 @@ def _of_hdf5(path: Path, stack: ExitStack) -> dict[str, _Stored]:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             if item.external or item.is_virtual:
                 raise ReadError(path, f"its array {name} is in another file, which is not opened")
-            found[name] = _Stored(item.shape, lambda k: item[()] if k is None else item[k])
+            found[name] = _Stored(item.shape, item.dtype.kind, lambda k: item[()] if k is None else item[k])
 
     file.visititems(add)
     return found
 
 
-def _layout(shape: tuple[int, ...]) -> str | None:
-    """The order of a clip's dimensions, such as "THWC"; None where these are not the dimensions of clips.
+def _layout(array: _Stored) -> str | None:
+    """The order of a clip's dimensions, such as "THWC"; None where an array is not of clips.
 
     Of the dimensions that may be the channels, the last counts, then the second, then the first.
     """
+    shape = array.shape
+    if array.kind not in "buif":
+        return None
     one = shape[1:] if len(shape) == 5 else shape
     layouts = {3: ("THW",), 4: ("THWC", "TCHW", "CTHW")}.get(len(one), ())
     for layout in layouts:
@@ -193,8 +201,8 @@ def _frames_of(clip: Clip, arrays: Mapping[str, _Stored]) -> tuple[_Stored, str]
     """The array of a clip, all clips of it where there are many, and the order of a clip's dimensions."""
     array = arrays.get(clip.member) or arrays.get(clip.member.rpartition("[")[0])
     if array is None and not clip.member:  # the first array of frames
-        array = next((one for one in arrays.values() if _layout(one.shape) is not None), None)
-    layout = None if array is None else _layout(array.shape)
+        array = next((one for one in arrays.values() if _layout(one) is not None), None)
+    layout = None if array is None else _layout(array)
     if array is None or layout is None:
         shapes = ", ".join(str(one.shape) for one in arrays.values()) or "none"
         raise ReadError(clip.path, f"clips are arrays [T, H, W] or [T, H, W, 3], and its shapes are {shapes}")
@@ -214,8 +222,8 @@ def _conversion(clip: Clip, array: _Stored, values: np.ndarray) -> tuple[tuple[f
         low, high = _extremes(clip.path, clip.path.stat().st_mtime_ns, clip.member.rpartition("[")[0])
     else:
         low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and low >= -1 and high <= 1:
-        return ((1.0, 127.5), "-1 to 1") if low < 0 else ((0.0, 255.0), "0 to 1")
+    if values.dtype.kind == "f" and low >= -1 - BEYOND and high <= 1 + BEYOND:
+        return ((1.0, 127.5), "-1 to 1") if low < -BEYOND else ((0.0, 255.0), "0 to 1")
     if low >= 0 and high <= 255:
         return (0.0, 1.0), "0 to 255"
     raise ReadError(
@@ -236,5 +244,5 @@ def _extremes(path: Path, changed: int, name: str) -> tuple[float, float]:
 def _to_rgb(frame: np.ndarray, convert: tuple[float, float]) -> UInt8[np.ndarray, "H W 3"]:
     add, factor = convert
     if frame.dtype != np.uint8:
-        frame = np.rint((frame.astype(np.float32) + add) * factor).astype(np.uint8)
+        frame = np.rint((frame.astype(np.float32) + add) * factor).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))

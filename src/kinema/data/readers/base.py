@@ -25,6 +25,7 @@ __all__ = [
     "Picture",
     "ReadError",
     "Reader",
+    "check_pixels",
     "find_reader",
     "over_black",
     "probe",
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 Picture = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
 
+MOST_PIXELS = 2**25  # of a picture; 7680x4320 are fewer
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
 HELD = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
 ROUNDED, EARLY = (
@@ -194,6 +196,12 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
     while fps is not None and shown is not None and (count == 0 or count / fps < end - late):
         yield number, shown
         count += 1
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """Raise ReadError for pictures of more pixels than `MOST_PIXELS`, before they are decoded."""
+    if width * height > MOST_PIXELS:
+        raise ReadError(path, f"its pictures of {width}x{height} are larger than 8K: make them smaller first")
 
 
 def over_black(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
-from kinema.data.readers.image import SUFFIXES, image_size, is_one_picture, read_image
+from kinema.data.readers.image import SUFFIXES, ImageReader, image_size, is_one_picture, read_image
 
 __all__ = ["FramesReader"]
 
@@ -47,7 +47,7 @@ class FramesReader(Reader):
         """A hash of the images."""
         hashed = hashlib.blake2b(digest_size=16)
         for path in _images(clip.path):
-            hashed.update(f"{path.name}:".encode() + path.read_bytes())
+            hashed.update(os.fsencode(path.name) + b":" + path.read_bytes())
         return hashed.hexdigest()
 
     def info(self, clip: Clip) -> ClipInfo:
@@ -68,6 +68,10 @@ class FramesReader(Reader):
         missing = (_number(images[-1]) - _number(images[0])) // _step(images) + 1 - len(images)
         if missing:
             found.append(f"{missing} of its frames are missing, by their numbers")
+        sizes = sorted({image_size(path) for path in images})
+        if len(sizes) > 1:
+            found.append(f"its images differ in size: {sizes[0][0]}x{sizes[0][1]} to {sizes[-1][0]}x{sizes[-1][1]}")
+        found += ImageReader().notes(Clip(images[0]))
         if others := sorted(path.name for path in clip.path.iterdir() if path.suffix.lower() in BESIDE):
             found.append(f"files among its images are not read: {', '.join(others)}")
         return found

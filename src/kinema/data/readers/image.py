@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, over_black
+from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, check_pixels, over_black
 
 __all__ = ["SUFFIXES", "ImageReader", "frames_in_strip", "image_size", "is_one_picture", "is_still", "read_image"]
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DAMAGED = (  # what Pillow raises of files that are damaged
-    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError,
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError,
     struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 ORIENTATION = 0x0112  # the tag of EXIF
@@ -41,7 +42,7 @@ class ImageReader(Reader):
             seconds = 0.0
             for page in range(count):
                 if count > 1:
-                    image.seek(page)
+                    image.seek(page + _first_page(image))
                 seconds += _seconds(image)
         if count == 1:
             count = frames_in_strip(width, height)
@@ -60,7 +61,7 @@ class ImageReader(Reader):
                 return
             start = 0.0
             for page in range(info.frames or 1):
-                image.seek(page)
+                image.seek(page + _first_page(image))
                 frame = _to_rgb(image)
                 yield start, _seconds(image), partial(np.asarray, frame)
                 start += _seconds(image)
@@ -102,6 +103,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The image, not decoded yet; Pillow's errors, here or in the body, become ReadErrors."""
     try:
         with Image.open(path) as image:
+            check_pixels(path, *image.size)
             yield image
     except FileNotFoundError:
         raise ReadError(path, "there is no such file") from None
@@ -119,7 +121,12 @@ def is_one_picture(path: Path) -> bool:
 
 def _pages(image: Image.Image) -> int:
     """The frames of an animation or pages of a stack; those after a photo's first are its preview."""
-    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1) - _first_page(image)
+
+
+def _first_page(image: Image.Image) -> int:
+    """The first frame of an animation: 1 where page 0 is what is shown without animation, as in some PNGs."""
+    return int(bool(getattr(image, "default_image", False)))
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

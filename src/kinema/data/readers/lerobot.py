@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ __all__ = ["ACTION", "INFO", "LeRobotReader"]
 
 INFO = Path("meta/info.json")
 ACTION = "action"  # the column of the actions
+DAMAGED = (  # what is raised of files that are damaged
+    AttributeError, IndexError, MemoryError, OSError, OverflowError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+PLACES = re.compile(r"\{\w+(:0?\d\d?d?)?\}")  # in the patterns of paths
 NEAR = 0.25  # intervals between frames; a picture counts for a row whose time is no farther
 
 
@@ -172,7 +177,7 @@ def _named(folder: Path) -> Iterator[None]:
         raise ReadError(folder, reason) from error
     except KeyError as error:
         raise ReadError(folder, f"its files say nothing of {error}") from error
-    except (OSError, ValueError, TypeError, AttributeError, IndexError, pyarrow.ArrowException) as error:
+    except (*DAMAGED, pyarrow.ArrowException) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].replace(f"{folder}/", "")
         raise ReadError(folder, f"it cannot be read as a LeRobot dataset ({reason})") from error
 
@@ -231,6 +236,8 @@ def _episode(folder: Path, info: Mapping[str, Any], row: Mapping[str, Any], film
 
     def place(kind: str, prefix: str, **names: str) -> Path:
         in_file = {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index") if f"{prefix}/{name}" in row}
+        if PLACES.sub("", info[kind]).strip("{}") != PLACES.sub("", info[kind]):
+            raise ReadError(folder, f"its {kind} is {info[kind]!r}")
         return folder / info[kind].format(**own, **in_file, **names)
 
     videos = {
@@ -240,7 +247,8 @@ def _episode(folder: Path, info: Mapping[str, Any], row: Mapping[str, Any], film
         )
         for camera, column in filmed.items()
     }
-    caption = "; ".join(row.get("tasks") or ()) or None
+    tasks = row.get("tasks") or ()
+    caption = "; ".join([tasks] if isinstance(tasks, str) else tasks) or None
     return _Episode(number, int(row["length"]), place("data_path", "data"), videos, caption, _split(info, number))
 
 

@@ -21,7 +21,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import Float32
 
-from kinema.data.readers.base import HELD, NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
+from kinema.data.readers.base import HELD, NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, check_pixels
 from kinema.data.readers.display import Display, high_range, is_possible, square_size, turned
 
 __all__ = ["VideoReader"]
@@ -129,6 +129,7 @@ class VideoReader(Reader):
             if not isinstance(stream, av.AudioStream):
                 raise ReadError(path, "there is no audio track in it")
             video = container.streams.best("video")
+            video = None if video is None or video.disposition & Disposition.attached_pic else video
             origin = (_first_frame(path)[0].time or 0.0) if video else 0.0
             track, stamps = _Track(path, rate), []
             for packet in container.demux():
@@ -413,6 +414,7 @@ def _opened(path: Path) -> Iterator[InputContainer]:
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream):
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:  # of a song
         raise ReadError(path, "there is no video track in it")
+    check_pixels(path, stream.width, stream.height)
     return stream

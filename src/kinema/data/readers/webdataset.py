@@ -17,10 +17,12 @@ from jaxtyping import Float32
 from kinema.data import tables
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, ClipInfo, Picture, Reader, ReadError, find_reader, registered_readers
+from kinema.data.readers.image import SUFFIXES as PICTURES
 
 __all__ = ["WebDatasetReader"]
 
 CAPTION, LABEL, ROW, ACTIONS = "txt", "cls", "json", "npy"  # suffixes of members beside the clip
+BESIDE = (CAPTION, LABEL, ROW, ACTIONS)
 MOST_TEXT = 2**20  # bytes of a member that is not the clip
 
 
@@ -72,7 +74,10 @@ class WebDatasetReader(Reader):
     def notes(self, clip: Clip) -> list[str]:
         """The notes of the reader of the sample's clip."""
         with self._unpacked(clip) as (reader, own):
-            return reader.notes(own)
+            found = reader.notes(own)
+        if unread := self._sample(clip).unread:
+            found.append(f"members that are not read: {', '.join(unread)}")
+        return found
 
     def actions(self, clip: Clip) -> Float32[np.ndarray, "T A"] | None:
         """The sample's actions, where no table gives others."""
@@ -118,6 +123,7 @@ class _Sample:
     suffix: str = ""  # of the clip
     clip: tarfile.TarInfo | None = None
     others: dict[str, tarfile.TarInfo] = field(default_factory=dict)  # by suffix, without the full stop
+    unread: list[str] = field(default_factory=list)
 
 
 @lru_cache(maxsize=64)
@@ -133,10 +139,14 @@ def _index(path: Path, version: Hashable) -> Mapping[str, _Sample]:
                 continue
             sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Sample())
             suffix = PurePosixPath(f"x.{extension}".lower()).suffix
-            if sample.clip is None and suffix in media:
+            better = sample.clip is None or (sample.suffix in PICTURES and suffix not in PICTURES)
+            if suffix in media and better:  # a video rather than a picture of it
+                sample.unread += [] if sample.clip is None else [sample.clip.name]
                 sample.clip, sample.suffix = member, suffix
+            elif extension.lower() in BESIDE and extension.lower() not in sample.others:
+                sample.others[extension.lower()] = member
             else:
-                sample.others.setdefault(extension.lower(), member)
+                sample.unread.append(member.name)
     return {name: sample for name, sample in samples.items() if sample.clip is not None}
 
 
@@ -175,7 +185,9 @@ def _reading(path: Path) -> Iterator[tarfile.TarFile]:
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         if isinstance(error, ReadError):
             raise
-        raise ReadError(path, f"it cannot be read as a tar file ({error})") from error
+        raise ReadError(
+            path, f"it cannot be read as a tar file ({(str(error) or 'it is empty').splitlines()[0]})"
+        ) from error
 
 
 def _bytes(file: tarfile.TarFile, member: tarfile.TarInfo | None, most: int | None = None) -> bytes:
