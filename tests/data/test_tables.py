@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -247,3 +248,34 @@ def test_ten_thousand_files_are_found_in_seconds(tmp_path: Path) -> None:
     begun = time.process_time()
     assert len(scan(tmp_path).clips) == 10_000
     assert time.process_time() - begun < 60  # it was 16 s where it grew with the square, and is about 2 s
+
+
+def test_two_tables_of_the_same_clips_are_joined(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "captions.csv").write_text("file,caption\na.mp4,one\nb.mp4,two\n")
+    (tmp_path / "labels.csv").write_text("file,label,caption\na.mp4,x,other\nb.mp4,y,\n")
+    folder = scan(tmp_path)
+    assert [(clip.caption, clip.label) for clip in folder.clips] == [("one", "x"), ("two", "y")]
+    assert folder.skipped == ()
+
+
+@pytest.mark.parametrize("name", ["a.json", "metadata.jsonl", "metadata.json"])
+def test_json_that_is_nested_too_deeply_is_one_line(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / name).write_text("[" * 100_000)
+    if name == "a.json":
+        assert [skip.name for skip in scan(tmp_path).skipped] == ["a.mp4"]
+        return
+    with pytest.raises(ValueError, match=name) as caught:
+        scan(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_pipes_and_names_that_are_too_long_are_skipped(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4")
+    os.mkfifo(tmp_path / "p.mp4")
+    os.mkfifo(tmp_path / "a.txt")
+    (tmp_path / "metadata.csv").write_text(f"file_name\na.mp4\n{'x' * 300}.mp4\n")
+    folder = scan(tmp_path)
+    assert [clip.path.name for clip in folder.clips] == ["a.mp4"]
+    assert {skip.name[:5] for skip in folder.skipped} == {"p.mp4", "a.txt", "xxxxx"}

@@ -186,6 +186,9 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
             continue
         seen.add(real)
         files = [name for name in sorted(files) if not name.startswith(".")]
+        strange = [name for name in files if not Path(folder, name).is_file()]
+        tree.bad += [(Path(folder, name), "it is no file: a link to nothing, or a pipe") for name in strange]
+        files = [name for name in files if name not in strange]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         tree.names[Path(folder)] = frozenset(files)
         found, taken = tables.find_tables(Path(folder), files), set()
@@ -193,9 +196,6 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
         for name in [*subfolders, *files]:
             path = Path(folder, name)
             if path in found:
-                continue
-            if name in files and not path.is_file():
-                tree.bad.append((path, "it is no file: a link to nothing, or a pipe"))
                 continue
             if any(reader.can_read(path) for reader in readers):
                 tree.found.append(path)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
 from kinema.data.readers.array import ArrayReader
 from kinema.data.readers.base import Clip, ReadError, find_reader, probe
@@ -118,3 +120,35 @@ def test_names_in_a_file_are_no_classes(tmp_path: Path) -> None:
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["data/demo/image"], file["nothing"] = CLIP, h5py.Empty("f")
     assert scan(tmp_path).classes == () and len(scan(tmp_path).clips) == 2
+
+
+@pytest.mark.parametrize("kind", ["npz", "negative", "huge", "text", "objects"])
+def test_odd_arrays_cost_no_more_than_themselves(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.npy"
+    if kind == "npz":
+        np.savez(tmp_path / "a.npz", CLIP)
+        (tmp_path / "a.npz").rename(path)
+    elif kind in {"text", "objects"}:
+        np.save(path, np.full((5, 16, 24), "level" if kind == "text" else None), allow_pickle=True)
+    else:
+        with path.open("wb") as file:
+            shape = (-1, 64, 64) if kind == "negative" else (10**30, 64, 64)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.save(tmp_path / "good.npy", CLIP)
+    source = FolderSource(DataConfig(str(tmp_path), frames=4, height=16, width=16))
+    assert source.usable == 1
+    assert "odd.npy" in {skip.name for skip in source.skipped} or "odd.npy" in source.notes[0]
+
+
+def test_values_a_little_beyond_their_range_are_cut(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", (CLIP / 255 * 1.02 - 0.01).astype(np.float32))
+    assert np.abs(read(tmp_path / "a.npy").astype(int) - CLIP).max() <= 3
+
+
+def test_junk_in_an_npz_is_left_alone(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", clip=CLIP, fps=np.array([12.5]))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
+        file.writestr("readme.txt", "hello")
+        file.writestr("__MACOSX/._clip.npy", b"junk")
+    (clip,) = ArrayReader().clips(tmp_path / "a.npz")
+    assert (clip.member, probe(clip).fps) == ("clip", 12.5)

@@ -9,6 +9,7 @@ from PIL import Image
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
 from kinema.data.readers.base import Clip, ReadError, probe, read_frames
+from kinema.data.readers.frames import FramesReader
 from kinema.data.writing import write_video
 
 
@@ -85,3 +86,9 @@ def test_animations_and_unreadable_folders_are_not_frames(tmp_path: Path) -> Non
     put(tmp_path / "same", [1, 2])
     (tmp_path / "same/01.png").write_bytes((tmp_path / "same/001.png").read_bytes())  # 1 twice
     assert {clip.path.name for clip in scan(tmp_path / "same").clips} == {"001.png", "002.png", "01.png"}
+
+
+def test_images_of_several_sizes_are_told_of(tmp_path: Path) -> None:
+    folder = put(tmp_path / "take", [1, 2, 3])
+    Image.new("RGB", (16, 16)).save(folder / "004.png")
+    assert FramesReader().notes(Clip(folder)) == ["its images differ in size: 16x16 to 32x16"]

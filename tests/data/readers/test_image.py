@@ -88,3 +88,15 @@ def test_damaged_tags_are_a_readable_error(tmp_path: Path) -> None:
     )
     with suppress(ReadError):  # either is right, a traceback is not
         read_image(tmp_path / "a.webp")
+
+
+def test_what_is_shown_without_animation_is_no_frame(tmp_path: Path) -> None:
+    first, *others = moving()
+    first.save(tmp_path / "a.png", save_all=True, append_images=others, duration=100, default_image=True)
+    assert [round(float(frame.mean())) for frame in read_frames(tmp_path / "a.png")] == [60, 100, 140]
+
+
+def test_a_picture_larger_than_8k_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (8192, 8192)).save(tmp_path / "a.png")
+    with pytest.raises(ReadError, match="8192x8192 are larger than 8K"):
+        read_image(tmp_path / "a.png")

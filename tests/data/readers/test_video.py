@@ -7,7 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
+from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
 from kinema.data.readers.base import Clip, ReadError, probe, read_audio, read_frames
 from kinema.data.readers.video import VideoReader
@@ -332,3 +334,27 @@ def test_a_stretch_is_not_decoded_from_the_start(make_clip, name):
     path = make_clip(name, images=np.zeros((240, 32, 32, 3), np.uint8), options={"g": "12", "bf": "2"})
     starts = [start for start, _, _ in VideoReader().recording(Clip(path, start=8.0))]
     assert 7 < starts[0] < 8 and starts[-1] == pytest.approx(239 / 25, abs=1e-3)
+
+
+def test_frames_of_one_colour_among_others_are_told_of(make_clip, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3), dtype=np.uint8)
+    images[:3] = 128
+    make_clip("set/a.mkv", images=images, codec="ffv1", pixels="bgr0")
+    source = FolderSource(DataConfig(str(tmp_path / "set"), frames=4, height=32, width=48))
+    assert source.notes == ("a.mkv: 3 of its 8 frames are of one colour: is it damaged?",)
+
+
+def test_cover_art_is_no_video(make_clip, tmp_path):
+    with av.open(str(make_clip("b.mp4", 3, tone=1.0))) as source, av.open(str(tmp_path / "song.mp4"), "w") as song:
+        sound = song.add_stream_from_template(source.streams.audio[0])
+        cover = song.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 48, 32, "yuvj420p", Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")
+        song.mux([*cover.encode(frame), *cover.encode(None)])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = sound
+                song.mux(packet)
+    with pytest.raises(ReadError, match="no video track"):
+        VideoReader().info(Clip(tmp_path / "song.mp4"))
+    assert len(read_audio(tmp_path / "song.mp4", 16000)) == pytest.approx(16000, rel=0.2)

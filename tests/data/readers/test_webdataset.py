@@ -108,3 +108,11 @@ def test_shards_of_the_package(samples: dict[str, bytes], tmp_path: Path) -> Non
     assert [(clip.caption, clip.label) for clip in folder.clips] == [(f"clip {n}", str(n % 2)) for n in range(5)]
     assert all(probe(clip).frames == 8 for clip in folder.clips)
     assert len(read_audio(tmp_path / "made/0.mkv", 16000)) > 0
+
+
+def test_a_video_counts_before_a_picture_of_it(samples: dict[str, bytes], tmp_path: Path) -> None:
+    members = {"a.jpg": b"thumbnail", "a.mkv": samples["set/0000.mkv"], "a.txt": b"one", "a.wav": b"sound"}
+    path = shard(tmp_path / "a.tar", members)
+    (clip,) = WebDatasetReader().clips(path)
+    assert (probe(clip).frames, clip.caption) == (8, "one")
+    assert WebDatasetReader().notes(clip) == ["members that are not read: a.jpg, a.wav"]
