@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 
@@ -63,16 +62,15 @@ class VideoReader(Reader):
 
     def info(self, clip: Clip) -> ClipInfo:
         """What the header, the first frame and the first time stamps say."""
-        path = clip.path
-        with _opened(path) as container:
-            stream = _video_stream(container, path)
-            fps, stated = _rate(_stamps(container, stream, STAMPS), stream), container.duration
-            seconds = None
-            if stated:
-                seconds = max(0.0, min(stated / av.time_base, clip.stop or stated / av.time_base) - clip.start)
+        with _opened(clip.path) as container:
+            stream, stated = _video_stream(container, clip.path), container.duration
             audio = container.streams.best("audio")
             sample_rate = audio.codec_context.sample_rate if isinstance(audio, av.AudioStream) else None
-        frame, pixel = _first_frame(path)
+            frame, stamps = _head(container, stream, clip.path, STAMPS)
+            fps, pixel = _rate(stamps, stream), stream.sample_aspect_ratio
+        seconds = None
+        if stated:
+            seconds = max(0.0, min(stated / av.time_base, clip.stop or stated / av.time_base) - clip.start)
         width, height = square_size(frame.width, frame.height, pixel)
         return ClipInfo(*((height, width) if turned(frame) else (width, height)), fps, sample_rate, None, seconds)
 
@@ -91,8 +89,8 @@ class VideoReader(Reader):
             stream = _video_stream(container, path)
             tracks = sum(not one.disposition & Disposition.attached_pic for one in container.streams.video)
             has_alpha = stream.metadata.get("alpha_mode") == "1"
-            stamps = _stamps(container, stream)
-        frame, pixel = _first_frame(path)
+            frame, stamps = _head(container, stream, path)
+            pixel = stream.sample_aspect_ratio
         if range_name := high_range(frame):
             found.append(f"high dynamic range ({range_name}), brought to the standard one")
         if frame.interlaced_frame:
@@ -130,7 +128,7 @@ class VideoReader(Reader):
                 raise ReadError(path, "there is no audio track in it")
             video = container.streams.best("video")
             video = None if video is None or video.disposition & Disposition.attached_pic else video
-            origin = (_first_frame(path)[0].time or 0.0) if video else 0.0
+            origin = _origin(path) if video else 0.0
             track, stamps = _Track(path, rate), []
             for packet in container.demux():
                 time = _time(packet)
@@ -200,12 +198,31 @@ def _mono(frame: av.AudioFrame) -> Float32[np.ndarray, "1 samples"]:
     return frame.to_ndarray().mean(axis=0, dtype=np.float32, keepdims=True)
 
 
-def _stamps(container: InputContainer, stream: VideoStream, most: int | None = None) -> list[float]:
-    """The time stamps of a stream's packets in seconds, in order, at most so many of them."""
-    if container.format.name.startswith("mov") and stream.time_base:  # whose index has all
-        return sorted(float(entry.timestamp * stream.time_base) for entry in stream.index_entries)
-    packets = islice((packet for packet in container.demux(stream) if packet.pts is not None), most)
-    return sorted(time for packet in packets if (time := _time(packet)) is not None)
+def _head(
+    container: InputContainer, stream: VideoStream, path: Path, most: int | None = None
+) -> tuple[av.VideoFrame, list[float]]:
+    """The first frame, and the time stamps of a stream's packets in seconds, in order, about so many at most."""
+    stream.codec_context.thread_count = 1
+    indexed = container.format.name.startswith("mov") and stream.time_base is not None  # the index has all
+    frame, stamps = None, []
+    for packet in container.demux(stream):
+        if (time := _time(packet)) is not None:
+            stamps.append(time)
+        if frame is None:
+            frame = next((one for one in packet.decode() if isinstance(one, av.VideoFrame)), None)
+        if frame is not None and (indexed or (most is not None and len(stamps) >= most)):
+            break
+    if frame is None:
+        raise ReadError(path, "it has no frames")
+    if indexed and stream.time_base is not None:
+        stamps = [float(entry.timestamp * stream.time_base) for entry in stream.index_entries]
+    return frame, sorted(stamps)
+
+
+def _origin(path: Path) -> float:
+    """The time of the first frame by the file's own time, in seconds."""
+    with _opened(path) as container:
+        return _head(container, _video_stream(container, path), path, 1)[0].time or 0.0
 
 
 def _time(packet: av.Packet) -> float | None:
@@ -227,17 +244,6 @@ def _rate(stamps: list[float], stream: VideoStream) -> float:
         return stated[0] if stated else NOMINAL_FPS
     measured = len(intervals) / sum(intervals)
     return next((rate for rate in stated if abs(rate / measured - 1) < NEAR), measured)
-
-
-def _first_frame(path: Path) -> tuple[av.VideoFrame, Fraction | None]:
-    """The first frame, and the width of a pixel by its height."""
-    with _opened(path) as container:
-        stream = _video_stream(container, path)
-        stream.codec_context.thread_count = 1
-        frame = next(container.decode(stream), None)
-        if frame is None:
-            raise ReadError(path, "it has no frames")
-        return frame, stream.sample_aspect_ratio
 
 
 @dataclass(frozen=True, slots=True)
