@@ -107,7 +107,7 @@ def test_lists_of_paths_and_of_captions(tmp_path: Path) -> None:
         scan(tmp_path)
 
 
-def test_a_missing_caption_is_an_empty_one_and_is_told_of(tmp_path: Path) -> None:
+def test_a_missing_caption_is_an_empty_one_and_is_noted(tmp_path: Path) -> None:
     put(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "metadata.csv").write_text("file_name,caption\na.mp4,one\nb.mp4,\nc.mp4,three\n")
     folder = scan(tmp_path)

@@ -25,7 +25,7 @@ from kinema.cli.reading import notes
 from kinema.cli.train import overruled, show
 from kinema.codecs.transform import rate_distortion
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
-from kinema.data.folder import Folder, Skipped, scan
+from kinema.data.folder import Folder, Skipped
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
 from kinema.data.writing import contact_sheet, write_image
 from kinema.runtime.device import detect_runtime
@@ -62,12 +62,12 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(cls, "kinema data check", words, description=inspect.getdoc(Arguments))
     if flag_value(words, "--data.source", arguments.folder) != arguments.folder:
         raise ValueError("kinema data check FOLDER: leave --data.source out")
-    folder = scan(arguments.folder, arguments.data.label, arguments.data.camera)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        infos = [info for info in pool.map(_info, folder.clips) if info is not None]
     config = replace(arguments.data, source=arguments.folder)
     source = FolderSource(config)
     source.decode_all()
+    folder = source.folder
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        infos = [info for info in pool.map(_info, folder.clips) if info is not None]
     held_out, unusable = _held_out(config) if source.other_clips else ([], ())
     all_skipped = tuple(sorted({*source.skipped, *unusable}, key=lambda one: one.name))
     console = Console()

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from kinema.cli.arguments import flag_value, parse
-from kinema.cli.reading import open_and_report
+from kinema.cli.reading import open_and_report, report
 from kinema.cli.results import write_results
 from kinema.data.clips import DataConfig
 from kinema.experiment import Experiment, TrainConfig
@@ -82,6 +82,7 @@ def main(words: Sequence[str]) -> None:
     show(console, reasons)
     if runtime.ranks == 1 and not arguments.resume:
         show(console, plan_rows(experiment, make_plan(experiment, source, runtime)))
+    known = {*source.skipped}  # some files are decoded later
     with Watcher(out, experiment.train) as watch:
         last = train(
             experiment,
@@ -92,6 +93,7 @@ def main(words: Sequence[str]) -> None:
             watch=watch,
             encoding=watch.encoding,
         )
+    report([file for file in source.skipped if file not in known])
     needs_known = experiment.family.context_frames or FAMILIES.name_of(type(experiment.family)) in CODECS
     known = " --known CLIP" if needs_known else ""
     line = f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips"

@@ -164,9 +164,8 @@ class FolderClips:
     def _scan(self, config: DataConfig, part: Part) -> None:
         """Find the clips."""
         folder = scan(config.source, config.label, config.camera)
-        self.config, self.classes, self._root, self._skipped = config, folder.classes, folder.root, [*folder.skipped]
-        self._notes = folder.notes
-        self.grouped_by, held = folder.grouped_by, held_out(folder, config.holdout)
+        self.config, self.folder, self.classes, self._root = config, folder, folder.classes, folder.root
+        self._skipped, held = [*folder.skipped], held_out(folder, config.holdout)
         least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
         size = config.height, config.width, config.fit
         self._cache = ClipCache(least, *size, config.fps, config.audio, config.cache, len(folder.clips))
@@ -260,7 +259,7 @@ class FolderClips:
             for those in found.values()
             for name, note in those[:1]
         ]
-        return (*self._notes, *of_clips)
+        return (*self.folder.notes, *of_clips)
 
     def name(self, clip: int) -> str:
         """What the clip of this number is called."""
@@ -403,7 +402,7 @@ class FolderSource(FolderClips):
         coming = shuffled(len(self._entries), first, 2 * size, seed)
         with self._lock:
             self._request(coming)
-            clips = [self._usable(clip) for clip in coming[:size]]
+            clips = [self._first_usable(clip) for clip in coming[:size]]
         # The 1 sets this stream apart from the order's 0: numpy takes (seed, 3) and (seed, 3, 0) for one seed.
         places = np.random.default_rng((seed, 1, step, rank)).random(size)
         windows = []
@@ -418,8 +417,8 @@ class FolderSource(FolderClips):
             if clip not in self._decoded and clip not in self._bad and clip not in self._pending:
                 self._pending[clip] = _background().submit(self._cache.decode, self._entries[clip])
 
-    def _usable(self, clip: int) -> int:
-        """The number of the clip, decoded, or of the next that can be used."""
+    def _first_usable(self, clip: int) -> int:
+        """The number of this clip, or else of the next that can be used; it is decoded."""
         while clip not in self._decoded:
             if len(self._bad) == len(self._entries):
                 raise self._no_clips()

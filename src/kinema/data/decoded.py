@@ -25,7 +25,7 @@ Fit = Literal["crop", "pad", "stretch"]
 
 FULL_SCALE = 32767  # of a 16-bit sample
 BLANK = 8  # levels between the least and the greatest of a frame; with fewer it is of one colour
-DARK = 64  # level; clips without a brighter pixel are told of
+DARK = 64  # level; clips without a brighter pixel are noted
 MOST_BYTES = 2**26  # of frames that are resized at once
 BLOCK = 16  # frames that are resized at once
 

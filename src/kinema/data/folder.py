@@ -74,61 +74,22 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the path of a folder of clips")
     readers, label = registered_readers(), label.strip().lower()
-    tree = _walk(root, readers)
-    skipped = [Skipped(_name(path, root), reason) for path, reason in tree.bad]
-    files: dict[str, Sequence[Clip]] = {}
-    named: dict[str, Path] = {}  # the table that named a file first
-    columns: dict[str, bool] = {}  # of the tables, and whether they are used
-    for table in tree.tables:
-        of_all = {tables.SPLIT[0]: table.stem} if table.stem.lower() in SPLITS else {}  # as of train.csv
-        for found in tables.rows(table):
-            row = of_all | found
-            columns |= dict.fromkeys(row.keys() - columns.keys(), False) | dict.fromkeys(_used(row, label), True)
-            path = Path(os.path.normpath(table.parent / tables.cell(row, tables.FILE)))
-            name = _name(path, root)
-            if name in files and named[name] != table:  # the tables say different things
-                files[name] = [_with_row(clip, row, table.parent, label, True) for clip in files[name]]
-            elif name in files:
-                skipped.append(Skipped(name, f"named again in {_name(table, root)}; its first row is used"))
-            elif not _exists(path):
-                skipped.append(Skipped(name, f"named in {_name(table, root)} but does not exist"))
-            else:
-                named[name] = table
-                files[name] = [_with_row(clip, row, table.parent, label) for clip in find_reader(path).clips(path)]
-    of_tables = {*files}
-    actions = {clip.actions for clips in files.values() for clip in clips}
-    metadata = {table.parent: _name(table, root) for table in tree.tables}
-    for path in tree.found:
-        name = _name(path, root)
-        if path in actions:
-            continue
-        table = next((metadata[parent] for parent in path.parents if parent in metadata), None)
-        clips = files[name] if name in files else find_reader(path).clips(path)
-        if not clips:
-            tree.others.append(path)
-        elif name not in files and table:
-            skipped.append(Skipped(name, f"no row in {table}"))
-        else:
-            try:
-                row = tables.sidecar(path, tree.names.get(path.parent, frozenset()))
-                with_row = [_with_row(clip, row, path.parent, label, name in of_tables) for clip in clips]
-            except ValueError as error:
-                skipped.append(Skipped(name, str(error)))
-                files.pop(name, None)
-                continue
-            columns |= dict.fromkeys(_used(row, label), True)
-            files[name] = with_row
+    found = _Found(root, label, _walk(root, readers))
+    found.read_tables()
+    found.read_files()
+    columns, skipped = found.columns, found.skipped
     if label not in {"label", "none"} | columns.keys():
         raise ValueError(f"{root}: its metadata has no column {label!r}; it has {', '.join(sorted(columns)) or 'none'}")
-    clips = dict(sorted((clip_name(clip, root), clip) for file in files.values() for clip in file))
+    clips = dict(sorted((clip_name(clip, root), clip) for file in found.files.values() for clip in file))
     if not clips:
         suffixes = " ".join(sorted(frozenset().union(*(reader.suffixes for reader in readers))))
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"{root}: no clips in it; put files there that end in one of {suffixes}{first}")
     if not any(clip.fps for clip in clips.values()):
         columns |= dict.fromkeys(columns.keys() & {*tables.FPS}, False)
+    grouped = dict.fromkeys(name for name in tables.GROUP if columns.get(name))
     used = {clip.actions for clip in clips.values()} | {clip.path for clip in clips.values()}
-    notes = [*_passed_over(root, tree, used), *_not_used(columns)]
+    notes = [*_passed_over(root, found.tree, used), *_not_used(columns)]
 
     clips, said = _of_camera(clips, camera)
     notes += said
@@ -150,11 +111,74 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     classes = sorted({clip.label for clip in clips.values() if clip.label is not None})
     if all(label.isdecimal() and len(label) < 19 for label in classes):
         classes.sort(key=int)
-    grouped = dict.fromkeys(name for name in tables.GROUP if columns.get(name))
     of_files = (find_reader(clip.path).groups_are for clip in clips.values() if clip.group is not None)
     grouped = grouped or dict.fromkeys(of_files)
     ordered = tuple(sorted(skipped, key=lambda skip: skip.name))
     return Folder(root, tuple(clips.values()), tuple(classes), ordered, tuple(grouped), tuple(notes))
+
+
+class _Found:
+    """The clips below `root` by the name of their file, with what is said of them in the column `label` and others."""
+
+    def __init__(self, root: Path, label: str, tree: _Tree) -> None:
+        self.root, self.label, self.tree = root, label, tree
+        self.files: dict[str, Sequence[Clip]] = {}
+        self.columns: dict[str, bool] = {}  # of the tables, and whether they are used
+        self.skipped = [Skipped(_name(path, root), reason) for path, reason in tree.bad]
+
+    def read_tables(self) -> None:
+        """Add the clips that tables name; of several tables that name a clip, the later ones add what is missing."""
+        named: dict[str, Path] = {}  # the table that named a file first
+        for table in self.tree.tables:
+            of_all = {tables.SPLIT[0]: table.stem} if table.stem.lower() in SPLITS else {}  # as of train.csv
+            for cells in tables.rows(table):
+                row = of_all | cells
+                used = _used(row, self.label)
+                self.columns |= dict.fromkeys(row.keys() - self.columns.keys(), False) | dict.fromkeys(used, True)
+                path = Path(os.path.normpath(table.parent / tables.cell(row, tables.FILE)))
+                name = _name(path, self.root)
+                if name not in named and not _exists(path):
+                    self._skip(path, f"named in {_name(table, self.root)} but does not exist")
+                elif named.setdefault(name, table) != table:
+                    self.files[name] = self._with_row(self.files[name], row, table.parent, missing_only=True)
+                elif name in self.files:
+                    self._skip(path, f"named again in {_name(table, self.root)}; its first row is used")
+                else:
+                    self.files[name] = self._with_row(find_reader(path).clips(path), row, table.parent)
+
+    def read_files(self) -> None:
+        """Add the clips of the other files, and what files beside clips say; tables are read before."""
+        of_tables = {*self.files}
+        actions = {clip.actions for clips in self.files.values() for clip in clips}
+        metadata = {table.parent: _name(table, self.root) for table in self.tree.tables}
+        for path in self.tree.found:
+            if path in actions:
+                continue
+            name = _name(path, self.root)
+            table = next((metadata[parent] for parent in path.parents if parent in metadata), None)
+            clips = self.files[name] if name in of_tables else find_reader(path).clips(path)
+            if not clips:
+                self.tree.others.append(path)
+                continue
+            if name not in of_tables and table:
+                self._skip(path, f"no row in {table}")
+                continue
+            try:
+                row = tables.sidecar(path, self.tree.names.get(path.parent, frozenset()))
+                self.files[name] = self._with_row(clips, row, path.parent, missing_only=name in of_tables)
+            except ValueError as error:
+                self._skip(path, str(error))
+                self.files.pop(name, None)
+                continue
+            self.columns |= dict.fromkeys(_used(row, self.label), True)
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(_name(path, self.root), reason))
+
+    def _with_row(
+        self, clips: Sequence[Clip], row: Mapping[str, Any], folder: Path, missing_only: bool = False
+    ) -> Sequence[Clip]:
+        return [_with_row(clip, row, folder, self.label, missing_only) for clip in clips] if row else clips
 
 
 @dataclass(slots=True)
@@ -319,15 +343,15 @@ def _with_class_folders(clips: dict[str, Clip], root: Path) -> tuple[dict[str, C
 
 def _passed_over(root: Path, tree: _Tree, used: set[Path | None]) -> list[str]:
     """A line about files that nothing is read from."""
-    beside = {
-        path.parent / (stem + suffix)
-        for path in tree.found
-        for stem in (path.stem, path.name)
-        for suffix in (".json", *tables.TEXTS)
-    }
+    clips = {(path.parent, name) for path in tree.found for name in (path.stem, path.name)} if tree.others else set()
     lists = {table.parent / name for table in tree.tables for _, names in tables.LISTS for name in names}
-    read = beside | lists | used
-    names = [_name(path, root) for path in tree.others if path not in read]
+    names = [
+        _name(path, root)
+        for path in tree.others
+        if path not in used
+        and path not in lists
+        and not (path.suffix in tables.SIDECARS and (path.parent, path.stem) in clips)
+    ]
     if not names:
         return []
     are = "1 file is" if len(names) == 1 else f"{len(names)} files are"

@@ -25,6 +25,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 DELIMITERS = ",;\t|"
 LISTS = (("videos.txt", ("prompts.txt", "prompt.txt", "captions.txt")),)  # of paths, and of their captions
 TEXTS = (".txt", ".caption")  # suffixes of a caption beside a clip
+SIDECARS = (".json", *TEXTS)  # suffixes of files beside a clip
 
 
 def find_tables(folder: Path, files: Iterable[str]) -> list[Path]:
@@ -200,7 +201,7 @@ def sidecar(clip: Path, names: frozenset[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for stem in dict.fromkeys((clip.stem, clip.name)):
-        for suffix in (".json", *TEXTS):
+        for suffix in SIDECARS:
             if stem + suffix not in names:
                 continue
             path = clip.parent / (stem + suffix)

@@ -12,7 +12,7 @@ import pytest
 
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
-from kinema.data.readers.base import Clip, ClipInfo, Picture, Reader, ReadError, find_reader
+from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError, find_reader
 from kinema.data.readers.image import ImageReader
 from kinema.data.readers.video import VideoReader
 from kinema.registry import READERS
@@ -39,7 +39,7 @@ class PackReader(Reader):
     def info(self, clip: Clip) -> ClipInfo:
         return ClipInfo(*self._array(clip).shape[2:0:-1], FPS, None)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         for k, frame in enumerate(self._array(clip)):
             yield k / FPS, 1 / FPS, partial(np.asarray, frame)
 

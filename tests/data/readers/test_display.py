@@ -141,7 +141,7 @@ def test_untagged_large_pictures_are_of_bt709(make_clip) -> None:
     assert shown == pytest.approx(255 * of_bt709, abs=3)
 
 
-def test_depth_of_16_bits_is_told_of(make_clip) -> None:
+def test_depth_of_16_bits_is_noted(make_clip) -> None:
     path = make_clip("depth.mkv", codec="ffv1", pixels="gray16le")
     assert "16 bits" in VideoReader().notes(Clip(path))[0]
 

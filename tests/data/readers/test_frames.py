@@ -33,7 +33,7 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path: Path, name: str) ->
     assert (info.width, info.height, info.fps, info.frames) == (32, 16, 25, 9)
 
 
-def test_a_missing_number_is_told_of_and_its_time_is_kept(tmp_path: Path) -> None:
+def test_a_missing_number_is_noted_and_its_time_is_kept(tmp_path: Path) -> None:
     folder = put(tmp_path / "clips/take", [100, 110, 120, 140, 150])
     assert levels(folder) == [100, 110, 120, 140, 150]
     assert levels(folder, fps=25) == [100, 110, 120, 120, 140, 150]
@@ -88,7 +88,7 @@ def test_animations_and_unreadable_folders_are_not_frames(tmp_path: Path) -> Non
     assert {clip.path.name for clip in scan(tmp_path / "same").clips} == {"001.png", "002.png", "01.png"}
 
 
-def test_images_of_several_sizes_are_told_of(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_noted(tmp_path: Path) -> None:
     folder = put(tmp_path / "take", [1, 2, 3])
     Image.new("RGB", (16, 16)).save(folder / "004.png")
     assert FramesReader().notes(Clip(folder)) == ["its images differ in size: 16x16 to 32x16"]

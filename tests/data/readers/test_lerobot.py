@@ -179,7 +179,7 @@ def test_whole_episodes_are_held_out(tmp_path: Path) -> None:
     assert held_out(scan(folder.root), 0.1) == {"episode 000003 side", "episode 000004 side"}
 
 
-def test_a_changed_dataset_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_dataset_is_read_again(tmp_path: Path) -> None:
     config = DataConfig(str(make_v3(tmp_path / "set")), frames=4, height=32, width=48, holdout=0)
     before = FolderSource(config).read([(0, 0)]).frames
     film(tmp_path / "set/videos/observation.images.side/file-000.mp4", [200] * sum(LENGTHS[:3]))

@@ -254,7 +254,7 @@ def test_damage_that_a_demuxer_passes_over_is_an_error(make_clip, name, codec, f
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
-def test_a_pause_is_told_of_and_bounded(make_clip, name):
+def test_a_pause_is_noted_and_bounded(make_clip, name):
     stamps = [k if k < 30 else k + 600 * 25 for k in range(60)]
     path = make_clip(name, 60, images=np.full((60, 32, 48, 3), 90, np.uint8), stamps=stamps)
     assert len(list(read_frames(path))) == 60
@@ -292,7 +292,7 @@ def test_other_suffixes_are_found(make_clip, tmp_path, name, codec):
     assert levels(tmp_path / "set" / name) == list(range(10))
 
 
-def test_a_rate_that_varies_is_told_of(make_clip):
+def test_a_rate_that_varies_is_noted(make_clip):
     slow_then_fast = [2 * k if k < 10 else 20 + (k - 10) for k in range(20)]
     assert VideoReader().notes(Clip(make_clip("a.mkv", 20, stamps=slow_then_fast, rate=50))) == [
         "its rate varies: --data.fps takes frames by their time"
@@ -336,7 +336,7 @@ def test_a_stretch_is_not_decoded_from_the_start(make_clip, name):
     assert 7 < starts[0] < 8 and starts[-1] == pytest.approx(239 / 25, abs=1e-3)
 
 
-def test_frames_of_one_colour_among_others_are_told_of(make_clip, tmp_path):
+def test_frames_of_one_colour_among_others_are_noted(make_clip, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3), dtype=np.uint8)
     images[:3] = 128
     make_clip("set/a.mkv", images=images, codec="ffv1", pixels="bgr0")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
+from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError
 
 __all__ = ["ArrayReader"]
 
@@ -72,7 +72,7 @@ class ArrayReader(Reader):
             raise ReadError(clip.path, f"its fps is {fps:g}")
         return ClipInfo(sizes["W"], sizes["H"], fps, None, sizes["T"], sizes["T"] / fps)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the frames as RGB."""
         fps = self.info(clip).fps
         with _arrays(clip.path) as arrays:
@@ -91,10 +91,10 @@ class ArrayReader(Reader):
         """The range of values that is taken for black to white, where it is a guess."""
         with _arrays(clip.path) as arrays:
             array, _ = _frames_of(clip, arrays)
+            if array.dtype == np.uint8:
+                return []
             values = array.read(_number(clip, array))
-        return (
-            [] if values.dtype == np.uint8 else [f"values of {_conversion(clip, array, values)[1]} are black to white"]
-        )
+        return [f"values of {_conversion(clip, array, values)[1]} are black to white"]
 
 
 @lru_cache(maxsize=256)  # of files with many clips
@@ -113,7 +113,7 @@ class _Stored:
     """An array in a file."""
 
     shape: tuple[int, ...]
-    kind: str  # of its values, as numpy's
+    dtype: np.dtype
     read: Callable[[int | None], np.ndarray]  # the entry of this number of axis 0, or all of it
 
 
@@ -128,7 +128,7 @@ def _arrays(path: Path) -> Iterator[dict[str, _Stored]]:
                 yield _of_npz(path, path.stat().st_mtime_ns)
             else:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
-                yield {"": _Stored(array.shape, array.dtype.kind, lambda k: array if k is None else array[k])}
+                yield {"": _Stored(array.shape, array.dtype, lambda k: array if k is None else array[k])}
     except ReadError:
         raise
     except DAMAGED as error:
@@ -147,7 +147,7 @@ def _of_npz(path: Path, changed: int) -> dict[str, _Stored]:
                 headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
                 shape, _, dtype = headers[version[0] > 1](member)
                 read = partial(_read_npz, path, changed, name)
-                found[name.removesuffix(".npy")] = _Stored(shape, dtype.kind, read)
+                found[name.removesuffix(".npy")] = _Stored(shape, dtype, read)
     return found
 
 
@@ -174,7 +174,7 @@ def _of_hdf5(path: Path, stack: ExitStack) -> dict[str, _Stored]:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             if item.external or item.is_virtual:
                 raise ReadError(path, f"its array {name} is in another file, which is not opened")
-            found[name] = _Stored(item.shape, item.dtype.kind, lambda k: item[()] if k is None else item[k])
+            found[name] = _Stored(item.shape, item.dtype, lambda k: item[()] if k is None else item[k])
 
     file.visititems(add)
     return found
@@ -186,7 +186,7 @@ def _layout(array: _Stored) -> str | None:
     Of the dimensions that may be the channels, the last counts, then the second, then the first.
     """
     shape = array.shape
-    if array.kind not in "buif":
+    if array.dtype.kind not in "buif":
         return None
     one = shape[1:] if len(shape) == 5 else shape
     layouts = {3: ("THW",), 4: ("THWC", "TCHW", "CTHW")}.get(len(one), ())

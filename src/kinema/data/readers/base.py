@@ -18,11 +18,11 @@ from kinema.data.readers.errors import ReadError
 from kinema.registry import READERS
 
 __all__ = [
-    "HELD",
+    "MAX_FRAME_SECONDS",
     "NOMINAL_FPS",
     "Clip",
     "ClipInfo",
-    "Picture",
+    "DecodeFrame",
     "ReadError",
     "Reader",
     "check_pixels",
@@ -37,15 +37,13 @@ __all__ = [
 
 T = TypeVar("T")
 
-Picture = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
+DecodeFrame = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
 
 MOST_PIXELS = 2**25  # of a picture; 7680x4320 are fewer
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
-HELD = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
-ROUNDED, EARLY = (
-    6e-3,
-    0.25,
-)  # seconds, and share of a frame: a GIF rounds to hundredths, so a frame may come as much late
+MAX_FRAME_SECONDS = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
+ROUNDED = 6e-3  # seconds that a frame may come late where frames are taken by time, as a GIF rounds to hundredths
+EARLY = 0.25  # of an interval; the same where frames are many
 TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
 
 
@@ -111,7 +109,7 @@ class Reader(ABC):
         """What can be known of a clip without decoding all of it."""
 
     @abstractmethod
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the start and the duration in seconds, and the picture, of all frames in the file or member.
 
         Seconds are from the first frame's start, and starts grow. Those before the clip's start may be left out, but
@@ -129,7 +127,7 @@ class Reader(ABC):
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
         """Yield the same frames, each with its number among all frames of the clip."""
         known, frame = -1, None
-        timed: Iterable[tuple[float, float, Picture]] = self.recording(clip, threads)
+        timed: Iterable[tuple[float, float, DecodeFrame]] = self.recording(clip, threads)
         if clip.fps is not None:
             timed = ((k / clip.fps, 1 / clip.fps, picture) for k, (_, _, picture) in enumerate(timed))
         for number, picture in select_frames(timed, clip, fps):
@@ -171,7 +169,7 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
 
     They are those that start in the clip's stretch. With `fps` None each comes once. Otherwise the one that is shown
     k / `fps` seconds after the clip's start comes k-th, so that frames are dropped or repeated; a frame that lasts
-    longer than `HELD` seconds is taken to last as long, and time goes on with the next.
+    longer than `MAX_FRAME_SECONDS` seconds is taken to last as long, and time goes on with the next.
     """
     if fps is not None and fps <= 0:
         raise ValueError(f"fps is {fps:g}: it must be above 0")
@@ -187,12 +185,12 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
             yield number, frame
             continue
         if shown is not None:
-            origin += max(0.0, start - origin - begin - HELD)  # the rest of a pause is left out
+            origin += max(0.0, start - origin - begin - MAX_FRAME_SECONDS)  # the rest of a pause is left out
         begin = start - origin
         while shown is not None and count / fps < begin - late:
             yield number, shown
             count += 1
-        number, shown, end = number + 1, frame, begin + min(seconds, stop - start, HELD)
+        number, shown, end = number + 1, frame, begin + min(seconds, stop - start, MAX_FRAME_SECONDS)
     while fps is not None and shown is not None and (count == 0 or count / fps < end - late):
         yield number, shown
         count += 1

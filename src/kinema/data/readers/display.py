@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from kinema.data.readers.base import over_black
 
-__all__ = ["Display", "high_range", "is_possible", "square_size", "turned"]
+__all__ = ["Display", "high_range", "is_possible", "square_size", "swaps_sides"]
 
 RANGES = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}  # of high dynamic range
 MOST_STRETCH = 4  # of a pixel: a header that says more is wrong
@@ -43,7 +43,7 @@ class Display:
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         """One frame."""
         width, height = square_size(frame.width, frame.height, self.pixel)
-        wide = _is_wide(frame)
+        wide = _needs_conversion(frame)
         transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
         image = self.converter.reformat(
             frame,
@@ -78,7 +78,7 @@ def high_range(frame: av.VideoFrame) -> str | None:
     return RANGES.get(int(frame.color_trc))
 
 
-def _is_wide(frame: av.VideoFrame) -> bool:
+def _needs_conversion(frame: av.VideoFrame) -> bool:
     """Whether a frame has more range or colours than the standard's."""
     return high_range(frame) is not None or frame.color_primaries == ColorPrimaries.BT2020
 
@@ -94,7 +94,7 @@ def _matrix(frame: av.VideoFrame) -> Colorspace | None:
     return Colorspace.ITU709
 
 
-def turned(frame: av.VideoFrame) -> bool:
+def swaps_sides(frame: av.VideoFrame) -> bool:
     """Whether a frame is shown with its width and height swapped."""
     a, b, _, _ = _display_matrix(frame)
     return abs(b) > abs(a)

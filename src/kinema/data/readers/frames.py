@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
-from kinema.data.readers.image import SUFFIXES, ImageReader, image_size, is_one_picture, read_image
+from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError
+from kinema.data.readers.image import SUFFIXES, ImageReader, image_size, is_still, read_image
 
 __all__ = ["FramesReader"]
 
+SQUARES = 2  # that a frame may be wide; wider images are strips
 BESIDE = frozenset({".csv", ".json", ".txt"})  # files that may lie beside the images
 NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)")  # the name of an image without its suffix
 
@@ -33,7 +34,7 @@ class FramesReader(Reader):
         """Whether it is a folder with two such images or more and nothing else to see, and they are single pictures."""
         try:
             images = _images(path) if path.is_dir() else []
-            return len(images) > 1 and is_one_picture(images[0]) and is_one_picture(images[-1])
+            return len(images) > 1 and is_still(images[0], SQUARES) and is_still(images[-1], SQUARES)
         except ReadError:
             return True  # it is named when it is read
         except OSError:
@@ -55,7 +56,7 @@ class FramesReader(Reader):
         images = _images(clip.path)
         return ClipInfo(*image_size(images[0]), NOMINAL_FPS, None, len(images), len(images) / NOMINAL_FPS)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the images; where a number is missing, the image before it lasts longer."""
         images = _images(clip.path)
         first, step = _number(images[0]), _step(images)

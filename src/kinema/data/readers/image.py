@@ -12,15 +12,23 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, check_pixels, over_black
+from kinema.data.readers.base import (
+    NOMINAL_FPS,
+    Clip,
+    ClipInfo,
+    DecodeFrame,
+    Reader,
+    ReadError,
+    check_pixels,
+    over_black,
+)
 
-__all__ = ["SUFFIXES", "ImageReader", "frames_in_strip", "image_size", "is_one_picture", "is_still", "read_image"]
+__all__ = ["SUFFIXES", "ImageReader", "image_size", "is_still", "read_image"]
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DAMAGED = (  # what Pillow raises of files that are damaged
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
-    ValueError,
-    struct.error, Image.DecompressionBombError,
+    ValueError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 ORIENTATION = 0x0112  # the tag of EXIF
 DEEP = "grey of 16 bits, of which the upper 8 are kept: if it is depth, scale it to 8 bits first"
@@ -45,26 +53,24 @@ class ImageReader(Reader):
                     image.seek(page + _first_page(image))
                 seconds += _seconds(image)
         if count == 1:
-            count = frames_in_strip(width, height)
-            if count < 2:
-                raise ReadError(clip.path, f"an image of {width}x{height} is neither an animation nor a strip")
+            count = _squares_of(clip.path, width, height)
             width, seconds = height, count / NOMINAL_FPS
         return ClipInfo(width, height, count / seconds, None, count, seconds)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the pages or the squares, upright, anything transparent laid over black."""
-        info = self.info(clip)
         with _opened(clip.path) as image:
-            if _pages(image) == 1:
-                for k, frame in enumerate(np.split(_to_rgb(image), info.frames or 1, axis=1)):
-                    yield k / NOMINAL_FPS, 1 / NOMINAL_FPS, partial(np.ascontiguousarray, frame)
+            if (count := _pages(image)) > 1:
+                start = 0.0
+                for page in range(count):
+                    image.seek(page + _first_page(image))
+                    frame, seconds = _to_rgb(image), _seconds(image)
+                    yield start, seconds, partial(np.asarray, frame)
+                    start += seconds
                 return
-            start = 0.0
-            for page in range(info.frames or 1):
-                image.seek(page + _first_page(image))
-                frame = _to_rgb(image)
-                yield start, _seconds(image), partial(np.asarray, frame)
-                start += _seconds(image)
+            squares = _squares_of(clip.path, *_upright_size(image))
+            for k, frame in enumerate(np.split(_to_rgb(image), squares, axis=1)):
+                yield k / NOMINAL_FPS, 1 / NOMINAL_FPS, partial(np.ascontiguousarray, frame)
 
     def notes(self, clip: Clip) -> list[str]:
         """That an image has more bits than are kept."""
@@ -84,18 +90,28 @@ def image_size(path: Path) -> tuple[int, int]:
         return _upright_size(image)
 
 
-def is_still(path: Path) -> bool:
-    """Whether a file is one image, neither a video, an animation nor a strip; raises ReadError for a damaged image."""
+def is_still(path: Path, squares: int = 1) -> bool:
+    """Whether a file is one picture, neither a video nor an animation, and no strip of more than so many squares.
+
+    Raises ReadError for a damaged image.
+    """
     if path.suffix.lower() not in SUFFIXES:
         return False
     with _opened(path) as image:
-        return _pages(image) == 1 and frames_in_strip(*_upright_size(image)) < 2
+        return _pages(image) == 1 and _squares(*_upright_size(image)) <= squares
 
 
-def frames_in_strip(width: int, height: int) -> int:
+def _squares(width: int, height: int) -> int:
     """How many square frames lie side by side in an image; 0 where its width is no multiple of its height."""
     frames, rest = divmod(width, height)
     return 0 if rest else frames
+
+
+def _squares_of(path: Path, width: int, height: int) -> int:
+    """The same of a strip; raises ReadError for another image."""
+    if (count := _squares(width, height)) < 2:
+        raise ReadError(path, f"an image of {width}x{height} is neither an animation nor a strip")
+    return count
 
 
 @contextmanager
@@ -111,12 +127,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except DAMAGED as error:
         raise ReadError(path, f"Pillow cannot read it ({error})") from error
-
-
-def is_one_picture(path: Path) -> bool:
-    """Whether an image has one page and is not a strip of three squares or more."""
-    with _opened(path) as image:
-        return _pages(image) == 1 and frames_in_strip(*_upright_size(image)) < 3
 
 
 def _pages(image: Image.Image) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from kinema.data.readers.actions import to_actions
-from kinema.data.readers.base import Clip, ClipInfo, Picture, Reader, ReadError
+from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError
 from kinema.data.readers.video import VideoReader
 
 __all__ = ["ACTION", "INFO", "LeRobotReader"]
@@ -37,7 +37,7 @@ class LeRobotReader(Reader):
 
     An episode is a clip for each camera, and a group, so that whole episodes are held out; its tasks are the caption.
     Frame k is the picture at the time of row k of the episode's table, and the action of that row is its own: what the
-    robot was told when it saw the frame. `observation.state` and other columns are not read.
+    robot was commanded when it saw the frame. `observation.state` and other columns are not read.
 
     Source: https://huggingface.co/docs/lerobot/lerobot-dataset-v3
     """
@@ -84,7 +84,7 @@ class LeRobotReader(Reader):
         height, width = dataset.cameras[camera].size
         return ClipInfo(width, height, dataset.fps, None, episode.frames, episode.frames / dataset.fps)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the picture at the time of each row."""
         dataset, episode, camera = _find(clip)
         video, column = episode.videos.get(camera), dataset.cameras[camera].column
@@ -146,7 +146,7 @@ def _find(clip: Clip) -> tuple[_Dataset, _Episode, str]:
 
 
 def _open(path: Path) -> _Dataset:
-    """The dataset in a folder, read anew where its metadata was changed."""
+    """The dataset in a folder, read again where its metadata was changed."""
     return _load(path, _stamps(path, _metadata(path)))
 
 
@@ -289,7 +289,7 @@ def _matrix(column: Any) -> np.ndarray:
     return column.to_numpy()
 
 
-def _at_times(video: _Video, times: Float64[np.ndarray, " T"], near: float, threads: int) -> Iterator[Picture]:
+def _at_times(video: _Video, times: Float64[np.ndarray, " T"], near: float, threads: int) -> Iterator[DecodeFrame]:
     """Yield the frame of a video at each of the times, in seconds from the episode's beginning."""
     frame = 0
     for start, _, picture in VideoReader().recording(Clip(video.path, start=video.begin), threads):

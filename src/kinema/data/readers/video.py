@@ -20,8 +20,17 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import Float32
 
-from kinema.data.readers.base import HELD, NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError, check_pixels
-from kinema.data.readers.display import Display, high_range, is_possible, square_size, turned
+from kinema.data.readers.base import (
+    MAX_FRAME_SECONDS,
+    NOMINAL_FPS,
+    Clip,
+    ClipInfo,
+    DecodeFrame,
+    Reader,
+    ReadError,
+    check_pixels,
+)
+from kinema.data.readers.display import Display, high_range, is_possible, square_size, swaps_sides
 
 __all__ = ["VideoReader"]
 
@@ -48,7 +57,7 @@ class VideoReader(Reader):
     """Reads videos by their time stamps, as a player shows them: upright, with square pixels, over black.
 
     Interlaced frames are deinterlaced and high dynamic range is brought to the standard one. A picture that is shown
-    for longer than `HELD` seconds, as where a recorder paused, is shown for as long only.
+    for longer than `MAX_FRAME_SECONDS` seconds, as where a recorder paused, is shown for as long only.
     """
 
     suffixes = frozenset(
@@ -72,15 +81,12 @@ class VideoReader(Reader):
         if stated:
             seconds = max(0.0, min(stated / av.time_base, clip.stop or stated / av.time_base) - clip.start)
         width, height = square_size(frame.width, frame.height, pixel)
-        return ClipInfo(*((height, width) if turned(frame) else (width, height)), fps, sample_rate, None, seconds)
+        return ClipInfo(*((height, width) if swaps_sides(frame) else (width, height)), fps, sample_rate, None, seconds)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the frames by their time stamps; of .mp4, .mov and .mkv from a keyframe before the clip's start on."""
-        with _opened(clip.path) as container:
-            display = Display(_video_stream(container, clip.path).sample_aspect_ratio)
         keyframe = _keyframe_before(clip.path, clip.start) if clip.start > 0 and clip.fps is None else None
-        for start, seconds, frame in _decode(clip.path, threads, keyframe):
-            yield start, seconds, partial(display, frame)
+        return _decode(clip.path, threads, keyframe)
 
     def notes(self, clip: Clip) -> list[str]:
         """What is changed or missing in its frames, beside what a player shows."""
@@ -106,11 +112,11 @@ class VideoReader(Reader):
             found.append(f"{tracks} tracks of pictures, of which the best is read")
         if pixel and not is_possible(pixel):
             found.append(f"pixels {float(pixel):g} times as wide as high, which cannot be right, are taken for square")
-        if jumps := [(a, b - a) for a, b in pairwise(stamps) if b - a > HELD]:
+        if jumps := [(a, b - a) for a, b in pairwise(stamps) if b - a > MAX_FRAME_SECONDS]:
             at, longest = max(jumps, key=itemgetter(1))
             found.append(
-                f"a picture that stands for more than {HELD:g} s is shown for {HELD:g} s ({len(jumps)} times, the "
-                f"longest for {longest:.1f} s, {at - stamps[0]:.2f} s after the start)"
+                f"a picture that stands for more than {MAX_FRAME_SECONDS:g} s is shown for {MAX_FRAME_SECONDS:g} s "
+                f"({len(jumps)} times, the longest for {longest:.1f} s, {at - stamps[0]:.2f} s after the start)"
             )
         elif len(stamps) > 2 and _drift(stamps) > UNEVEN:
             found.append("its rate varies: --data.fps takes frames by their time")
@@ -119,7 +125,7 @@ class VideoReader(Reader):
     def audio(self, clip: Clip, rate: int) -> Float32[np.ndarray, " samples"]:
         """The sound from the clip's first frame on, mono: the mean of the channels.
 
-        Where a picture is shown for `HELD` seconds only, so is the sound.
+        Where a picture is shown for `MAX_FRAME_SECONDS` seconds only, so is the sound.
         """
         path, stop = clip.path, clip.stop
         with _opened(path) as container:
@@ -129,7 +135,7 @@ class VideoReader(Reader):
             video = container.streams.best("video")
             video = None if video is None or video.disposition & Disposition.attached_pic else video
             origin = _origin(path) if video else 0.0
-            track, stamps = _Track(path, rate), []
+            track, stamps = _SoundTrack(path, rate), []
             for packet in container.demux():
                 time = _time(packet)
                 if video and packet.stream.index == video.index and time is not None:
@@ -148,14 +154,14 @@ class VideoReader(Reader):
         sound = np.pad(sound, (late, 0)) if late > 0 else sound[-late:]
         kept, at = [], clip.start
         for a, b in pairwise(sorted(stamps)):
-            if b - a > HELD and a >= clip.start and b <= (stop or b):
-                kept.append(sound[round(at * rate) : round((a + HELD) * rate)])
+            if b - a > MAX_FRAME_SECONDS and a >= clip.start and b <= (stop or b):
+                kept.append(sound[round(at * rate) : round((a + MAX_FRAME_SECONDS) * rate)])
                 at = b
         kept.append(sound[round(at * rate) : None if stop is None else round(stop * rate)])
         return np.concatenate(kept)
 
 
-class _Track:
+class _SoundTrack:
     """Puts the frames of a sound track together by their time stamps, with silence where some are missing."""
 
     def __init__(self, path: Path, rate: int) -> None:
@@ -214,8 +220,9 @@ def _head(
             break
     if frame is None:
         raise ReadError(path, "it has no frames")
-    if indexed and stream.time_base is not None:
-        stamps = [float(entry.timestamp * stream.time_base) for entry in stream.index_entries]
+    if indexed:
+        unit = float(stream.time_base or 0)
+        stamps = [entry.timestamp * unit for entry in stream.index_entries]
     return frame, sorted(stamps)
 
 
@@ -238,7 +245,7 @@ def _drift(stamps: list[float]) -> float:
 
 def _rate(stamps: list[float], stream: VideoStream) -> float:
     """Frames a second by time stamps, or what the header states where it is near; pauses do not count."""
-    intervals = [b - a for a, b in pairwise(stamps) if 0 < b - a <= HELD]
+    intervals = [b - a for a, b in pairwise(stamps) if 0 < b - a <= MAX_FRAME_SECONDS]
     stated = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     if not intervals:
         return stated[0] if stated else NOMINAL_FPS
@@ -287,8 +294,8 @@ def _keyframe_before(path: Path, start: float) -> _Keyframe | None:
 
 def _decode(
     path: Path, threads: int = 0, keyframe: _Keyframe | None = None
-) -> Iterator[tuple[float, float, av.VideoFrame]]:
-    """Yield (start, duration, frame) of every frame, in seconds from the first frame's start; starts always grow.
+) -> Iterator[tuple[float, float, DecodeFrame]]:
+    """Yield (start, duration, picture) of every frame, in seconds from the first frame's start; starts always grow.
 
     With `keyframe`, of those from it on.
     """
@@ -296,7 +303,7 @@ def _decode(
         stream = _video_stream(container, path)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
         interval = 1 / float(stream.average_rate or NOMINAL_FPS)
-        packets, fields = _Packets(container), _Deinterlacer(stream)
+        packets, fields, display = _Packets(container), _Deinterlacer(stream), Display(stream.sample_aspect_ratio)
         origin, last = None, 0.0
         if keyframe is not None:
             origin, last = keyframe.origin, keyframe.time - interval
@@ -325,7 +332,7 @@ def _decode(
                     raise damage(f"it is damaged: {time - last:.2f} s are missing")
                 last = time
                 seconds = (frame.duration or 0) * float(frame.time_base or 0)
-                yield time - origin, seconds or interval, frame
+                yield time - origin, seconds or interval, partial(display, frame)
         if origin is None:
             raise ReadError(path, "it has no frames")
         # FFmpeg takes a cut Matroska file for one that ends there; only the header's duration tells.

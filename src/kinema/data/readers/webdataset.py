@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from kinema.data import tables
 from kinema.data.readers.actions import read_actions
-from kinema.data.readers.base import Clip, ClipInfo, Picture, Reader, ReadError, find_reader, registered_readers
+from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError, find_reader, registered_readers
 from kinema.data.readers.image import SUFFIXES as PICTURES
 
 __all__ = ["WebDatasetReader"]
@@ -46,11 +46,6 @@ class WebDatasetReader(Reader):
         except ReadError:
             return [Clip(path)]  # which is named when it is read
 
-    def version(self, clip: Clip) -> Hashable:
-        """The size and time of the shard."""
-        stat = clip.path.stat()
-        return stat.st_size, stat.st_mtime_ns
-
     def fingerprint(self, clip: Clip) -> str:
         """A hash of the sample's clip."""
         with self._unpacked(clip) as (reader, own):
@@ -61,7 +56,7 @@ class WebDatasetReader(Reader):
         with self._unpacked(clip) as (reader, own):
             return reader.info(own)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the frames of the sample's clip."""
         with self._unpacked(clip) as (reader, own):
             yield from reader.recording(own, threads)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, Picture, Reader, ReadError
+from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError, check_pixels
 from kinema.data.readers.dicom.display import Levels, black_and_white, needs_range, stored_levels, to_rgb
 from kinema.data.readers.dicom.header import TAGS, Box, frame_starts, patient_group, patient_number, tissue_regions
 from kinema.data.readers.dicom.jpeg import CODECS, check_size, decode_jpeg
@@ -25,7 +25,6 @@ __all__ = ["DICOMReader"]
 DECODERS = ("pydicom", "pillow", "pylibjpeg")  # of pydicom; its "gdcm" ends the program at some damaged frames
 VIDEO = "1.2.840.10008.1.2.4.10"  # how the transfer syntaxes of MPEG-2, MPEG-4 and HEVC begin (PS3.5, 10.6 to 10.13)
 UNDEFINED = 0xFFFFFFFF  # length of encapsulated pixels
-MOST_PIXELS = 2**26  # of a frame
 
 
 class DICOMReader(Reader):
@@ -74,7 +73,7 @@ class DICOMReader(Reader):
                     fps = VideoReader().info(video).fps
                 return ClipInfo(right - left, bottom - top, fps, None)
 
-    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, Picture]]:
+    def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the frames as RGB, by the times of the header, or where it states none by those of a video in it."""
         with _cine(clip.path) as cine:
             starts = frame_starts(cine.header, cine.count)
@@ -182,8 +181,9 @@ def _cine(path: Path) -> Iterator[_Cine]:
         if not header.get("Rows") or not header.get("Columns"):
             raise ReadError(path, "there are no pixels in it")
         width, height, count = header.Columns, header.Rows, int(header.get("NumberOfFrames") or 1)
-        if count < 1 or width * height > MOST_PIXELS:
-            raise ReadError(path, f"its header states {count} frames of {width}x{height} pixels")
+        check_pixels(path, width, height)
+        if count < 1:
+            raise ReadError(path, f"its header states {count} frames")
         syntax, element = header.file_meta.TransferSyntaxUID, file.read(8)
         order = "little" if syntax.is_little_endian else "big"
         if element[:4] not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
@@ -302,7 +302,7 @@ def _shown(frame: np.ndarray, levels: Levels, box: Box) -> UInt8[np.ndarray, "H 
     return to_rgb(frame[top:bottom, left:right], levels)
 
 
-def _cropped(picture: Picture, box: Box) -> UInt8[np.ndarray, "H W 3"]:
+def _cropped(picture: DecodeFrame, box: Box) -> UInt8[np.ndarray, "H W 3"]:
     """What is read of a frame of a video."""
     left, top, right, bottom = box
     return np.ascontiguousarray(picture()[top:bottom, left:right])
