@@ -32,6 +32,7 @@ import gzip
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def models_of(digits: np.ndarray, chosen: dict[str, Experiment], arguments: argp
     models = {}
     for family, experiment in chosen.items():
         source = MovingMNIST(digits, experiment.data.frames)
-        if hasattr(experiment.family, "context_frames"):
+        if "context_frames" in {field.name for field in fields(experiment.family)}:
             experiment = experiment.changed(family={"context_frames": arguments.given})
         if not {"known", "mask"} <= Trainer(experiment, source, detect_runtime()).family.accepts:
             print(f"{family} is left out: it cannot continue frames", file=sys.stderr)
