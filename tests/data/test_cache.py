@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from kinema.data import cache
-from kinema.data.cache import atomic_write, entry_lock
+from kinema.data.cache import CacheLimit, atomic_write, entry_lock
+from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.writing import write_video
 
 DECODE = """
 import sys
@@ -137,3 +143,70 @@ def test_the_code_digest_is_of_the_named_sources_and_the_versions(tmp_path: Path
     assert len({digests()[0], second[0], first[0]}) == 2
     with pytest.raises(ValueError, match="no module no_such_package"):
         cache.code_digest("no_such_package")
+
+
+def write_entry(root: Path, name: str, size: int, used: float) -> None:
+    """An entry of two files, used so many seconds ago."""
+    for path, length in ((root / f"clips/{name}.npy", size - 10), (root / f"clips/{name}.json", 10)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(length))
+        os.utime(path, (time.time() - used,) * 2)
+
+
+def test_what_was_used_longest_ago_is_removed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KINEMA_CACHE_GB", "4e-6")  # 4,000 bytes
+    for number in range(5):
+        write_entry(tmp_path, f"{number}", 1000, used=100 - number)
+    os.utime(tmp_path / "clips/0.npy")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/large.pt").write_bytes(bytes(9000))
+    limit = CacheLimit(tmp_path)
+    assert limit.bytes == 4000
+    limit.written(1000)
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == [
+        f"{number}.{suffix}" for number in (0, 3, 4) for suffix in ("json", "npy")
+    ]
+    assert (tmp_path / "weights/large.pt").exists()
+
+
+def test_the_newest_entry_stays_whatever_its_size(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KINEMA_CACHE_GB", "1e-6")
+    write_entry(tmp_path, "old", 1000, used=10)
+    write_entry(tmp_path, "new", 5000, used=0)
+    CacheLimit(tmp_path).written(5000)
+    assert sorted(path.stem for path in (tmp_path / "clips").glob("*.npy")) == ["new"]
+
+
+def test_the_limit_is_half_of_the_free_disk_or_as_stated(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("KINEMA_CACHE_GB", raising=False)
+    write_entry(tmp_path, "a", 6000, used=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4000))
+    assert CacheLimit(tmp_path).bytes == 5000
+    for wrong in ("a lot", "-1", "0", "nan", "inf"):
+        monkeypatch.setenv("KINEMA_CACHE_GB", wrong)
+        with pytest.raises(ValueError, match=r"\$KINEMA_CACHE_GB is .*: give a number of gigabytes above 0"):
+            CacheLimit(tmp_path)
+
+
+@pytest.mark.parametrize("gigabytes", ["1", "2e-5", "1e-9"])  # all clips, a few, and one
+def test_batches_are_the_same_whatever_the_limit(tmp_path: Path, monkeypatch, gigabytes: str) -> None:
+    """A clip of 8 frames of 16x16 has 6,144 bytes and a sound of 10,240."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for clip in range(8):
+        levels = np.arange(8, dtype=np.uint8)[:, None, None, None] * 20 + np.uint8(clip)
+        frames = np.broadcast_to(levels, (8, 16, 16, 3))
+        sound = np.sin(np.arange(5120) / (clip + 2)).astype(np.float32)
+        write_video(clips / f"{clip}.mp4", frames, 25.0, sound)
+    found = []
+    for limit in ("1", gigabytes):
+        monkeypatch.setenv("KINEMA_CACHE_GB", limit)
+        folder = tmp_path / f"cache {limit}"
+        source = FolderSource(DataConfig(str(clips), 4, 16, 16, audio=True, holdout=0, cache=str(folder)))
+        found.append([source.batch(step, 4, seed=0) for step in range(6)])
+        size = sum(path.stat().st_size for path in (folder / "clips").glob("*.npy"))
+        assert size <= max(float(limit) * 1e9, 6144 + 10240 + 300)
+    for expected, got in zip(*found, strict=True):
+        assert torch.equal(expected.frames, got.frames)
+        assert expected.conditions.audio is not None and got.conditions.audio is not None
+        assert torch.equal(expected.conditions.audio, got.conditions.audio)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from kinema.cli.train import overruled, show
 from kinema.codecs.transform import rate_distortion
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.data.readers.base import ClipInfo
 from kinema.data.writing import contact_sheet, write_image
 from kinema.runtime.device import detect_runtime
 from kinema.training.choose import choose
@@ -66,11 +64,10 @@ def main(words: Sequence[str]) -> None:
     source = FolderSource(config)
     source.decode_all()
     folder = source.folder
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        infos = [info for info in pool.map(_info, folder.clips) if info is not None]
-    held_out, unusable = _held_out(config) if source.other_clips else ([], ())
+    held_out, unusable, others = _held_out(config) if source.other_clips else ([], (), [])
     all_skipped = tuple(sorted({*source.skipped, *unusable}, key=lambda one: one.name))
     console = Console()
+    infos = [*source.infos, *others]
     console.print(_table(folder, infos, source.lengths, held_out, all_skipped, source.spec.fps))
     for line in notes(source):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -113,19 +110,12 @@ def _codec_lines(source: FolderSource) -> list[str]:
     return lines
 
 
-def _info(clip: Clip) -> ClipInfo | None:
-    try:
-        return find_reader(clip.path).info(clip)
-    except (ReadError, OSError):
-        return None  # the source names it, with the reason
-
-
-def _held_out(config: DataConfig) -> tuple[list[int], tuple[Skipped, ...]]:
-    """The frames of the held-out clips that can be used, and those that cannot."""
+def _held_out(config: DataConfig) -> tuple[list[int], tuple[Skipped, ...], list[ClipInfo]]:
+    """The frames of the held-out clips that can be used, those that cannot, and what the files are."""
     clips, lengths = FolderClips(config, "held out"), []
     with suppress(NoClips):
         lengths += [frames for _, frames in clips.decode(range(len(clips.clips))) if frames]
-    return lengths, clips.skipped
+    return lengths, clips.skipped, clips.infos
 
 
 def _table(
@@ -148,11 +138,10 @@ def _table(
     table.add_row("held out of training", f"{len(held_out)} of {usable}, {by}" if held_out else "none")
     seconds = "" if fps is None else f": {min(lengths) / fps:.2f} to {max(lengths) / fps:.2f} s at {fps:.4g} a second"
     table.add_row("frames", f"{min(lengths)} to {max(lengths)}, {sum(lengths):,} in all{seconds}")
-    if infos:
-        table.add_row("sizes", _counts(Counter(f"{info.width}x{info.height}" for info in infos)))
-        table.add_row("frame rates", _counts(Counter(f"{info.fps:.4g}" for info in infos)))
-        sample_rates = Counter(f"{info.sample_rate} Hz" for info in infos if info.sample_rate)
-        table.add_row("sound", _counts(sample_rates) or "none")
+    table.add_row("sizes", _counts(Counter(f"{info.width}x{info.height}" for info in infos)))
+    table.add_row("frame rates", _counts(Counter(f"{info.fps:.4g}" for info in infos)))
+    sample_rates = Counter(f"{info.sample_rate} Hz" for info in infos if info.sample_rate)
+    table.add_row("sound", _counts(sample_rates) or "none")
     table.add_row("labels", _counts(Counter({name: labels[name] for name in folder.classes}), len(labels)) or "none")
     table.add_row("captions", f"{captions} of {len(folder.clips)}" if captions else "none")
     actions = sum(clip.actions is not None for clip in folder.clips)

@@ -1,22 +1,41 @@
-"""Cached files: their place and names, atomic writing, and locks that let one process make an entry."""
+"""Cached files: their place and names, atomic writing, locks that let one process make an entry, and a size limit."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import IO
 from uuid import uuid4
 
 import numpy as np
 from filelock import FileLock
 
-__all__ = ["atomic_write", "cache_folder", "class_digest", "code_digest", "digest", "entry_lock", "write_header"]
+__all__ = [
+    "CacheLimit",
+    "atomic_write",
+    "cache_folder",
+    "cache_limit",
+    "class_digest",
+    "code_digest",
+    "digest",
+    "entry_lock",
+    "write_header",
+]
+
+PART = ".part"  # suffix of what is being written
+LIMITED = ("clips", "latents", "measured")  # folders of the cache whose files can be made again
+ABANDONED = 3600.0  # seconds since the last byte of a file that is not complete
+SLACK = 1 / 16  # share of the limit that is kept free of old entries, so that the cache is looked through rarely
 
 
 def cache_folder(chosen: str | None, name: str) -> Path:
@@ -36,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises ValueError, with the fix, where it cannot be written.
     """
     with _writable(path.parent):
-        part = path.with_suffix(f".{uuid4().hex}.part")
+        part = path.with_suffix(f".{uuid4().hex}{PART}")
         try:
             with part.open("wb") as file:
                 yield file
@@ -71,6 +90,74 @@ def _writable(folder: Path) -> Iterator[None]:
         raise ValueError(
             f"cannot write to {folder} ({error.strerror}): make room there or set $KINEMA_CACHE to another folder"
         ) from error
+
+
+@cache
+def cache_limit(root: Path) -> CacheLimit:
+    """The limit of the cache in a folder, one for all of a process."""
+    return CacheLimit(root)
+
+
+class CacheLimit:
+    """Keeps a cache within $KINEMA_CACHE_GB, or else half of the disk that is free for it.
+
+    What was used longest ago, by the times of its files, is removed first. Raises ValueError for a limit that is none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._lock = root, Lock()
+        stated = os.environ.get("KINEMA_CACHE_GB")
+        try:
+            self._stated = 1e9 * float(stated) if stated else None
+        except ValueError:
+            self._stated = 0.0
+        if self._stated is not None and not 0 < self._stated < math.inf:
+            raise ValueError(f"$KINEMA_CACHE_GB is {stated!r}: give a number of gigabytes above 0")
+        self._left = 0.0  # bytes that may be written before the cache is looked through
+
+    @property
+    def bytes(self) -> float:
+        """The limit."""
+        return self._limit(sum(size for _, size, _ in self._entries()))
+
+    def written(self, size: int) -> None:
+        """Note that so many bytes were written, and remove old entries where there are too many; not the newest."""
+        with self._lock:
+            self._left -= size
+            if self._left > 0:
+                return
+            entries = sorted(self._entries(), key=lambda entry: entry[0])
+            used = sum(size for _, size, _ in entries)
+            limit = self._limit(used)
+            for _, size, files in entries[:-1]:
+                if used <= limit * (1 - SLACK):
+                    break
+                used -= size
+                for file in files:
+                    with suppress(OSError):  # another process removed it, or it is open where that keeps it
+                        file.unlink()
+            self._left = limit * SLACK
+
+    def _limit(self, used: int) -> float:
+        if self._stated is not None:
+            return self._stated
+        return (shutil.disk_usage(self.root).free + used) / 2 if self.root.exists() else math.inf
+
+    def _entries(self) -> list[tuple[float, int, list[Path]]]:
+        """When each entry was used last, its bytes and its files, which differ after the first full stop."""
+        found: dict[Path, tuple[float, int, list[Path]]] = {}
+        for name in LIMITED:
+            for folder, _, files in os.walk(self.root / name):
+                for file in files:
+                    path = Path(folder, file)
+                    with suppress(OSError):  # it was removed meanwhile
+                        stat = path.stat()
+                        if path.suffix == PART and time.time() - stat.st_mtime < ABANDONED:
+                            continue
+                        entry = path.with_name(file.partition(".")[0])
+                        used, size, others = found.get(entry, (0.0, 0, []))
+                        found[entry] = max(used, stat.st_mtime), size + stat.st_size, [*others, path]
+        return list(found.values())
 
 
 def write_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from kinema.data.cache import code_digest, digest
 from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip, Fit, Opened
 from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.holdout import held_out
-from kinema.data.readers.base import Clip
+from kinema.data.readers.base import Clip, ClipInfo
 from kinema.registry import WORLDS
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
 
@@ -41,12 +42,15 @@ __all__ = [
     "shuffled",
 ]
 
+T = TypeVar("T")
+
 Part = Literal["all", "training", "held out"]
 
 LARGEST, FASTEST = 8192, 1000  # pixels of a side and frames of a clip; frames a second
 PREFETCH = 64  # clips that are decoded before they are asked for
 OPENED = 256  # clips whose heads are read to know the rate and the actions of all
 AHEAD = 10.0  # seconds of decoding before training begins
+PLAIN = 0.2  # share of them after which it is plain how long all clips take
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,18 @@ class FolderClips:
         return [entry.clip for entry in self._entries]
 
     @property
+    def infos(self) -> list[ClipInfo]:
+        """What the files of the decoded clips are."""
+        return [decoded.info for decoded in self._decoded.values()]
+
+    @property
+    def too_large(self) -> tuple[float, float] | None:
+        """The bytes that all clips take once decoded, by those that are, and the cache's limit, where it is less."""
+        sizes = [math.prod(decoded.shape) for decoded in self._decoded.values()]
+        total, limit = len(self._entries) * float(np.mean(sizes or 0)), self._cache.limit.bytes
+        return (total, limit) if total > limit else None
+
+    @property
     def mixed_rates(self) -> bool:
         """Whether clips differ in frames a second, by more than a hundredth."""
         return self.rates[1] > 1.01 * self.rates[0]
@@ -317,8 +333,22 @@ class FolderClips:
 
     def frames(self, clip: int) -> UInt8[np.ndarray, "T H W 3"]:
         """All frames of a decoded clip."""
-        decoded = self._decoded[clip]
-        return decoded.read(0, decoded.shape[0])
+        return self._read(clip, lambda decoded: decoded.read(0, decoded.shape[0]))
+
+    def _read(self, clip: int, read: Callable[[DecodedClip], T]) -> T:
+        """What `read` reads of a decoded clip, which is decoded again where the cache had no room for it.
+
+        Raises ValueError where it cannot be decoded any longer.
+        """
+        while True:
+            try:
+                self._decoded[clip].touch()
+                return read(self._decoded[clip])
+            except FileNotFoundError:
+                found = self._cache.decode(self._entries[clip])
+                if isinstance(found, str):
+                    raise ValueError(f"{self.name(clip)} was read before, and cannot be now: {found}") from None
+                self._decoded[clip] = found
 
     def read(self, windows: Sequence[tuple[int, int]], flips: Bool[np.ndarray, " size"] | None = None) -> Batch:
         """Windows given by the number of a decoded clip and the first frame, mirrored where `flips` is true.
@@ -330,15 +360,16 @@ class FolderClips:
         frames = np.empty((size, config.frames, 3, config.height, config.width), np.uint8)
         actions, audio = [], []
         for row, (clip, begin) in enumerate(windows):
+            window = self._read(clip, lambda decoded, begin=begin: decoded.read(begin, config.frames))
             decoded = self._decoded[clip]
-            window = decoded.read(begin, config.frames)
             flipped = flips is not None and flips[row]
             frames[row] = rearrange(window[:, :, ::-1] if flipped else window, "t h w c -> t c h w")
             if decoded.actions is not None:
                 rows = np.minimum(np.arange(begin, begin + config.frames), decoded.shape[0] - 1)
                 actions.append(decoded.actions[rows])
             if self.spec.audio and self.spec.fps is not None:
-                audio.append(decoded.audio(begin / self.spec.fps, config.frames / self.spec.fps))
+                second, seconds = begin / self.spec.fps, config.frames / self.spec.fps
+                audio.append(self._read(clip, lambda decoded, at=(second, seconds): decoded.audio(*at)))
         clips = [clip for clip, _ in windows]
         conditions = Conditions(
             text=tuple(self._captions[clip] for clip in clips) if self._captions else None,
@@ -352,9 +383,9 @@ class FolderClips:
 class FolderSource(FolderClips):
     """A folder's clips to train on, that gives windows of `config.frames` frames.
 
-    Those that `config.holdout` holds out are left out. Clips are decoded for `AHEAD` seconds now, which `progress`
-    follows, and the others when they are asked for and a little before. In place of one that cannot be used comes the
-    next that can, so that batches do not depend on what was decoded when.
+    Those that `config.holdout` holds out are left out. Clips are decoded now where that takes `AHEAD` seconds at most,
+    which `progress` follows, and otherwise when they are asked for and a little before. In place of one that cannot be
+    used comes the next that can, so that batches do not depend on what was decoded when.
     """
 
     def __init__(self, config: DataConfig, progress: Progress = no_progress) -> None:
@@ -363,12 +394,13 @@ class FolderSource(FolderClips):
         self.decode_all(progress, AHEAD)
 
     def decode_all(self, progress: Progress = no_progress, seconds: float = float("inf")) -> None:
-        """Decode the clips that are not decoded yet, for so many seconds at most."""
+        """Decode the clips that are not decoded yet; stop once it is plain that all take longer than `seconds`."""
         begun = time.monotonic()
         left = [clip for clip in range(len(self._entries)) if clip not in self._decoded and clip not in self._bad]
-        for done, _ in enumerate(self.decode(left), len(self._entries) - len(left) + 1):
-            progress(done, len(self._entries))
-            if time.monotonic() - begun > seconds:
+        for done, _ in enumerate(self.decode(left), 1):
+            progress(len(self._entries) - len(left) + done, len(self._entries))
+            taken = time.monotonic() - begun
+            if taken > seconds or (taken > seconds * PLAIN and taken * len(left) > done * seconds):
                 return
 
     @property
@@ -414,12 +446,16 @@ class FolderSource(FolderClips):
     def _request(self, clips: Sequence[int]) -> None:
         """Have clips decoded in the background."""
         for clip in clips:
-            if clip not in self._decoded and clip not in self._bad and clip not in self._pending:
+            if not self._is_there(clip) and clip not in self._bad and clip not in self._pending:
                 self._pending[clip] = _background().submit(self._cache.decode, self._entries[clip])
+
+    def _is_there(self, clip: int) -> bool:
+        """Whether a clip is decoded, and still in the cache."""
+        return clip in self._decoded and self._decoded[clip].path.exists()
 
     def _first_usable(self, clip: int) -> int:
         """The number of this clip, or else of the next that can be used; it is decoded."""
-        while clip not in self._decoded:
+        while not self._is_there(clip):
             if len(self._bad) == len(self._entries):
                 raise self._no_clips()
             if clip in self._bad:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,17 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.cache import atomic_write, cache_folder, class_digest, code_digest, digest, entry_lock, write_header
-from kinema.data.readers.base import Clip, Reader, ReadError, find_reader
+from kinema.data.cache import (
+    atomic_write,
+    cache_folder,
+    cache_limit,
+    class_digest,
+    code_digest,
+    digest,
+    entry_lock,
+    write_header,
+)
+from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, find_reader
 
 __all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
 
@@ -54,8 +64,19 @@ class DecodedClip:
     offset: int  # bytes before the first frame
     shape: tuple[int, int, int, int]  # T H W 3
     fps: float
+    info: ClipInfo  # of the file
     notes: tuple[str, ...] = ()  # of `Reader.notes`, and of its brightness
+    numbers: tuple[int, ...] | None = None  # of the frames among those of the clip; None: they are all
     actions: Float32[np.ndarray, "T A"] | None = None
+
+    def touch(self) -> None:
+        """Mark it as used now; raises FileNotFoundError where the cache had no room for it any longer."""
+        try:
+            os.utime(self.path)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a cache that may only be read
+            pass
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
         """Frames `start` to `start + frames`, the last one repeated after the clip's end.
@@ -80,6 +101,7 @@ class Metadata:
     """What the cache keeps beside a clip's frames."""
 
     fps: float
+    info: dict[str, Any]  # of `ClipInfo`
     content: str  # a hash of the file
     notes: list[str]  # of `Reader.notes`, and of its brightness
     numbers: list[int] | None  # of the frames among those of the clip; None: they are all
@@ -108,6 +130,7 @@ class ClipCache:
         self.fit: Fit = fit
         self.threads = int(clips >= (os.cpu_count() or 1))  # of a decoder; 0 is one a core
         self.folder = cache_folder(folder, "clips")
+        self.limit = cache_limit(self.folder.parent)
 
     def entry(self, clip: Clip) -> ClipEntry | str:
         """The place of a clip in the cache, or the reason why it cannot be used; nothing of it is read."""
@@ -164,35 +187,41 @@ class ClipCache:
             frames = decoded.shape[0]
             if frames < self.least:
                 return f"{frames} frame{'s' * (frames != 1)} at {decoded.fps:.4g} fps, {self.least} are needed"
-            return replace(decoded, actions=_actions_of(entry, frames))
+            return replace(decoded, actions=_actions_of(entry, decoded))
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:
             return str(error.strerror)
 
     def _find(self, entry: ClipEntry) -> DecodedClip | None:
-        """What the cache holds of a clip; None where it is missing or incomplete."""
+        """What the cache holds of a clip, now marked as used; None where it is missing or incomplete."""
         decoded = _open_frames(entry.path)
-        return None if self.audio and not _audio_path(entry.path).exists() else decoded
+        if decoded is None or (self.audio and not _audio_path(entry.path).exists()):
+            return None
+        with suppress(FileNotFoundError):
+            decoded.touch()
+        return decoded
 
     def _write(self, entry: ClipEntry) -> DecodedClip:
-        if _open_frames(entry.path) is None:
-            self._write_frames(entry)
-        decoded = _open_frames(entry.path)
-        assert decoded is not None, entry.path
+        decoded = _open_frames(entry.path) or self._write_frames(entry)
+        written = math.prod(decoded.shape)
         if self.audio and decoded.shape[0] >= self.least:
             samples = np.round(FULL_SCALE * entry.reader.audio(entry.clip, SAMPLE_RATE)).astype(np.int16)
             with atomic_write(_audio_path(entry.path)) as file:
                 np.save(file, samples)
+            written += samples.nbytes
+        self.limit.written(written)
         return decoded
 
-    def _write_frames(self, entry: ClipEntry) -> None:
+    def _write_frames(self, entry: ClipEntry) -> DecodedClip:
         height, width = self.size
-        own = self.fps or entry.clip.fps or entry.reader.info(entry.clip).fps
+        info = entry.reader.info(entry.clip)
+        own = self.fps or entry.clip.fps or info.fps
         fps, numbers, brightest, blank = own if self.fps or self.audio else None, [], 0, 0
         frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:
             write_header(file, "|u1", (0, height, width, 3))
+            offset = file.tell()
             for shape, same_size in groupby(frames, lambda numbered: numbered[1].shape):
                 while block := list(islice(same_size, max(1, min(BLOCK, MOST_BYTES // math.prod(shape))))):
                     resized = resize(np.stack([frame for _, frame in block]), height, width, self.fit)
@@ -208,9 +237,10 @@ class ClipCache:
             if 0 < blank < len(numbers):
                 notes.append(f"{blank} of its {len(numbers)} frames are of one colour: is it damaged?")
             content = entry.reader.fingerprint(entry.clip)
-            known = Metadata(own, content, notes, None if fps is None else numbers)
+            known = Metadata(own, asdict(info), content, notes, None if fps is None else numbers)
             with atomic_write(entry.path.with_suffix(".json")) as metadata:
                 metadata.write(json.dumps(asdict(known)).encode())
+        return _decoded(entry.path, offset, (len(numbers), height, width, 3), known)
 
 
 def _audio_path(path: Path) -> Path:
@@ -230,18 +260,22 @@ def _open_frames(path: Path) -> DecodedClip | None:
     try:
         frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
         known = _read_metadata(path)
-        return None if known is None else DecodedClip(path, frames.offset, frames.shape, known.fps, tuple(known.notes))
+        return None if known is None else _decoded(path, frames.offset, frames.shape, known)
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _actions_of(entry: ClipEntry, frames: int) -> Float32[np.ndarray, "T A"] | None:
+def _decoded(path: Path, offset: int, shape: tuple[int, int, int, int], known: Metadata) -> DecodedClip:
+    numbers = None if known.numbers is None else tuple(known.numbers)
+    return DecodedClip(path, offset, shape, known.fps, ClipInfo(**known.info), tuple(known.notes), numbers)
+
+
+def _actions_of(entry: ClipEntry, decoded: DecodedClip) -> Float32[np.ndarray, "T A"] | None:
     """The actions of a decoded clip's frames, some of which are dropped or repeated where they were taken by time."""
-    table, known = entry.reader.actions(entry.clip), _read_metadata(entry.path)
+    table = entry.reader.actions(entry.clip)
     if table is None:
         return None
-    assert known is not None
-    rows = np.arange(frames) if known.numbers is None else np.array(known.numbers)
+    rows = np.arange(decoded.shape[0]) if decoded.numbers is None else np.array(decoded.numbers)
     if rows[-1] >= len(table):
         path = entry.clip.actions or entry.clip.path
         raise ReadError(path, f"it has {len(table)} rows for the clip's {rows[-1] + 1} frames")

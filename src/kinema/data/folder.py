@@ -239,7 +239,9 @@ def _exists(path: Path) -> bool:
 
 
 def _name(path: Path, root: Path) -> str:
-    return Path(os.path.relpath(path, root)).as_posix()
+    text, above = str(path), f"{root}{os.sep}"
+    below = text.removeprefix(above) if text.startswith(above) else os.path.relpath(path, root)  # which is slow
+    return below.replace(os.sep, "/")
 
 
 def _used(row: Mapping[str, Any], label: str) -> set[str]:

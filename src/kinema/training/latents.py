@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -16,6 +17,7 @@ from jaxtyping import Float16
 from kinema.data.cache import (
     atomic_write,
     cache_folder,
+    cache_limit,
     class_digest,
     code_digest,
     digest,
@@ -79,6 +81,10 @@ class LatentSource:
                 f"{path.parent}: rank 0 wrote the latents, but this rank cannot see them: share --data.cache"
             )
         self._cached = cached
+        if runtime.rank == 0:
+            with suppress(OSError):  # of a cache that may only be read
+                os.utime(path)  # used now
+            cache_limit(path.parent.parent).written(cached.latents.nbytes)
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The latents [size, L, C, h, w] of `size` windows without their frames; in an epoch each comes once.
