@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -16,7 +19,7 @@ from safetensors.torch import load, save_file
 from kinema.cli.main import main
 from kinema.data.clips import DataConfig, open_source
 from kinema.data.readers.base import Clip, probe, read_frames
-from kinema.data.writing import contact_sheet
+from kinema.data.writing import contact_sheet, write_video
 from kinema.zoo import FORMAT
 
 SMALL = ["--data.frames", "8", "--data.height", "16", "--data.width", "16"]
@@ -380,3 +383,14 @@ def test_written_clips_play_everywhere(trained, tmp_path, kinema):
         stream = film.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert (stream.width, stream.height) == (36, 16)
+
+
+def test_a_name_of_a_file_may_be_no_text(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_video(clips / "a.mp4", np.zeros((4, 16, 16, 3), np.uint8), 25.0)
+    (clips / os.fsdecode(b"\xff\xfe.mp4")).write_bytes(b"x")
+    command = [sys.executable, "-m", "kinema.cli", "data", "check", str(clips), "--out", str(tmp_path / "sheet.png")]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 0, done.stderr
+    assert rb"skipped \udcff\udcfe.mp4: " in done.stdout

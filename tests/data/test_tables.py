@@ -279,3 +279,23 @@ def test_pipes_and_names_that_are_too_long_are_skipped(tmp_path: Path) -> None:
     folder = scan(tmp_path)
     assert [clip.path.name for clip in folder.clips] == ["a.mp4"]
     assert {skip.name[:5] for skip in folder.skipped} == {"p.mp4", "a.txt", "xxxxx"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('file_name,caption\na.mp4,"a dog\nb.mp4,a cat\n', "line 2: a double quote is not closed"),
+        ("file_name,caption,Caption\na.mp4,x,y\n", "line 1: it has two columns caption: rename one of them"),
+    ],
+)
+def test_tables_that_can_be_misread(tmp_path: Path, text: str, message: str) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        scan(tmp_path)
+
+
+def test_a_caption_may_have_several_lines(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "metadata.csv").write_text('file_name,caption\na.mp4,"a dog\nthat runs"\nb.mp4,"a ""cat\n"""\n')
+    assert [clip.caption for clip in scan(tmp_path).clips] == ["a dog\nthat runs", 'a "cat\n"']

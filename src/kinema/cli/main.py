@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -30,7 +31,7 @@ COMMANDS = {
     "caption": "caption clips",
     "models": "list the shipped models and their conditions",
     "export": "write a trained model as one small file",
-    "export-clips": "write clips as a LeRobot dataset of robots' episodes",
+    "export-clips": "write clips as a LeRobot dataset, or as WebDataset shards",
     "data check": "describe a folder of clips, and show the frames that training reads",
 }
 
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after an error that the user can fix (one line on stderr), or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     _share_cores()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
     try:

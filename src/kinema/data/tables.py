@@ -156,11 +156,19 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             break
     else:
         raise ValueError(f"it has no column {FILE[0]}")
+    if double := [name for name in header if name and header.count(name) > 1]:
+        raise _BadLine(before + 1, f"it has two columns {double[0]}: rename one of them")
     reader = csv.reader(lines[before + 1 :], delimiter=delimiter, skipinitialspace=True)
     end = before + 1  # lines so far
     for cells in reader:
         begin, end = end, before + 1 + reader.line_num
         line = end
+        if end - begin > 1:  # a cell of several lines
+            try:
+                next(csv.reader(lines[begin:end], delimiter=delimiter, skipinitialspace=True, strict=True))
+            except csv.Error as error:
+                if "end of data" in str(error):
+                    raise _BadLine(begin + 1, "a double quote is not closed") from error
         if not any(one.strip() for one in cells):
             continue
         if len(cells) > len(header) and header[-1] in CAPTION:  # commas of a caption that is not in quotes
