@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import Float32
 
 from kinema.data.folder import scan
-from kinema.data.lerobot_writing import CAMERA, LeRobotWriter
+from kinema.data.lerobot_writing import CAMERA, LeRobotWriter, export_clips
 from kinema.data.readers.base import find_reader
 from kinema.data.writing import write_video
 
@@ -131,3 +131,12 @@ def test_what_lerobot_writes_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(reader.actions(clip), actions_of(number, 2))
         levels = [float(frame.mean()) for frame in reader.frames(clip)]
         np.testing.assert_allclose(levels, 10 * np.arange(1, LENGTHS[number] + 1), atol=4)
+
+
+def test_a_rate_of_the_metadata_counts(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    np.save(tmp_path / "clips/a.npy", np.full((6, 16, 16, 3), 90, np.uint8))
+    (tmp_path / "clips/metadata.csv").write_text("file_name,fps\na.npy,10")
+    assert export_clips(scan(tmp_path / "clips"), tmp_path / "robot") == (1, ())
+    info = find_reader(tmp_path / "robot").info(scan(tmp_path / "robot").clips[0])
+    assert (info.fps, info.frames) == (10, 6)

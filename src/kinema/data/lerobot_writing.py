@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
-from kinema.data.folder import Folder, Skipped, clip_name
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.data.exporting import Action, clip_info, export_each, frames_and_actions
+from kinema.data.folder import Folder, Skipped
+from kinema.data.readers.base import Clip, ClipInfo, ReadError
 from kinema.data.readers.lerobot import ACTION, INFO
-from kinema.data.writing import open_video
+from kinema.data.writing import new_folder, open_video
 from kinema.types import Progress, no_progress
 
 __all__ = ["CAMERA", "LeRobotWriter", "export_clips"]
@@ -42,8 +42,6 @@ BY_TASK = {  # what pandas writes of a table whose index is the task, by which L
 }
 SAME_RATE = 0.01  # share by which rates may differ
 
-Action = Float32[np.ndarray, " A"]
-
 
 def export_clips(folder: Folder, out: Path, progress: Progress = no_progress) -> tuple[int, tuple[Skipped, ...]]:
     """Write a folder's clips as a LeRobot dataset; return how many were written, and those that were not and why.
@@ -53,49 +51,43 @@ def export_clips(folder: Folder, out: Path, progress: Progress = no_progress) ->
     can be written, or `out` is there already.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
-        infos = list(pool.map(_info, folder.clips))
-    found = [info for info in infos if isinstance(info, ClipInfo)]
+        infos = dict(zip(folder.clips, pool.map(_info, folder.clips), strict=True))
+    found = [info for info in infos.values() if isinstance(info, ClipInfo)]
     if not found:
-        raise ValueError(f"{folder.root}: no clip can be read; the first is {folder.clips[0].path}: {infos[0]}")
+        first = folder.clips[0]
+        raise ValueError(f"{folder.root}: no clip can be read; the first is {first.path}: {infos[first]}")
     size = Counter((info.width, info.height) for info in found).most_common(1)[0][0]
     fps = Counter(round(info.fps, 3) for info in found).most_common(1)[0][0]
-    skipped = [*folder.skipped]
     with LeRobotWriter(out, fps) as writer:
-        for done, (clip, info) in enumerate(zip(folder.clips, infos, strict=True), 1):
-            try:
-                if not isinstance(info, ClipInfo):
-                    raise ReadError(clip.path, info)
-                rate = None if abs(info.fps / fps - 1) < SAME_RATE else fps
-                writer.write(_frames(clip, size, rate), clip.caption or clip.label or "")
-            except ReadError as error:
-                skipped.append(Skipped(clip_name(clip, folder.root), error.reason))
-            progress(done, len(infos))
-        return writer.episodes, tuple(sorted(skipped, key=lambda one: one.name))
+
+        def write(clip: Clip) -> None:
+            info = infos[clip]
+            if not isinstance(info, ClipInfo):
+                raise ReadError(clip.path, info)
+            rate = None if abs(info.fps / fps - 1) < SAME_RATE else fps
+            writer.write(_frames(clip, size, rate), clip.caption or clip.label or "")
+
+        skipped = export_each(folder, write, progress)
+        return writer.episodes, skipped
 
 
 def _info(clip: Clip) -> ClipInfo | str:
     """What is known of a clip, or why it cannot be read."""
     try:
-        return find_reader(clip.path).info(clip)
+        return clip_info(clip)
     except ReadError as error:
         return error.reason
-    except OSError as error:
-        return str(error.strerror)
 
 
 def _frames(
     clip: Clip, size: tuple[int, int], fps: float | None
 ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], Action | None]]:
     """Yield the frames of a clip, of this width and height and resampled to `fps`, each with its row of actions."""
-    reader = find_reader(clip.path)
-    actions = reader.actions(clip)
-    for number, frame in reader.numbered(clip, fps):
+    for frame, action in frames_and_actions(clip, fps):
         height, width, _ = frame.shape
         if (width, height) != size:
             raise ReadError(clip.path, f"{width}x{height} pixels, and most clips have {size[0]}x{size[1]}")
-        if actions is not None and number >= len(actions):
-            raise ReadError(clip.path, f"it has {len(actions)} rows of actions, and more frames")
-        yield frame, None if actions is None else actions[number]
+        yield frame, action
 
 
 class LeRobotWriter:
@@ -114,18 +106,13 @@ class LeRobotWriter:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
             raise ValueError("LeRobot datasets need pyarrow: pip install 'kinema[parquet]'") from None
-        if path.exists():
-            raise ValueError(f"{path} exists: choose another name or remove it")
         self.path, self._fps = path, float(Fraction(fps).limit_denominator(1001))  # as `open_video` has it
         self._stack, self._tasks = ExitStack(), dict[str, int]()
         self._rows: list[dict[str, Any]] = []  # of the metadata, by episode
         self._tables: list[dict[str, np.ndarray]] = []  # by episode: the columns of its frames
         self._levels: list[Int64[np.ndarray, "3 256"]] = []  # by episode: how many pixels have each level
         self._size: tuple[int, ...] = ()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
-        self._folder = Path(folder, path.name)
-        self._folder.mkdir()
+        self._folder = self._stack.enter_context(new_folder(path))
 
     @property
     def episodes(self) -> int:
@@ -194,12 +181,13 @@ class LeRobotWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
         with self._stack:
-            if error is None:
-                if not self._rows:
-                    raise ValueError(f"{self.path}: there are no episodes to write")
-                self._write_metadata()
-                self._folder.replace(self.path)
+            if not self._rows:
+                raise ValueError(f"{self.path}: there are no episodes to write")
+            self._write_metadata()
 
     def _write_metadata(self) -> None:
         """Write all but the videos."""

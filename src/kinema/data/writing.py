@@ -29,10 +29,12 @@ from kinema.data.dicom_writing import open_dicom
 
 __all__ = [
     "FORMATS",
+    "FPS_RANGE",
     "ContactSheet",
     "VideoWriter",
     "contact_sheet",
     "from_uint8",
+    "new_folder",
     "open_video",
     "tile",
     "to_uint8",
@@ -43,6 +45,7 @@ __all__ = [
 Sound = np.ndarray | None
 WriteFrame = Callable[[np.ndarray], None]  # uint8 [H, W, 3]
 
+FPS_RANGE = (0.01, 1000)  # frames a second of a video
 GAP = 4  # pixels between the clips of a sheet
 BACKGROUND = 255  # white, because many clips have black borders
 ENLARGED_HEIGHT = 128  # pixels; a contact sheet enlarges smaller frames to about this height
@@ -139,8 +142,9 @@ def open_video(path: str | Path, fps: float, sound: Float32[np.ndarray, " sample
     suffix = path.suffix.lower()
     if suffix not in VIDEO_FORMATS:
         raise ValueError(f"{path}: videos are written as {', '.join(FORMATS)}, not {path.suffix}")
-    if not 0.01 <= fps <= 1000:
-        raise ValueError(f"{path}: a video has between 0.01 and 1000 frames a second, not {fps}")
+    if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
+        low, high = FPS_RANGE
+        raise ValueError(f"{path}: a video has between {low} and {high} frames a second, not {fps}")
     makes_folder = VIDEO_FORMATS[suffix] is _png
     if makes_folder:
         path = path.with_suffix("")
@@ -257,6 +261,20 @@ def tile(clips: UInt8[np.ndarray, "R C T H W 3"]) -> UInt8[np.ndarray, "T Hs Ws 
         for c in range(columns):
             sheet[:, r * step_y : r * step_y + height, c * step_x : c * step_x + width] = clips[r, c]
     return sheet
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder under a temporary name, which is moved to `path` at the end, or removed on an error.
+
+    Raises ValueError where there is something at `path` already.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists: choose another name or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _atomic_write(path) as unfinished:
+        unfinished.mkdir()
+        yield unfinished
 
 
 @contextmanager

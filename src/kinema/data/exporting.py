@@ -1,0 +1,57 @@
+"""What the writers of data sets share: the clips of a folder in turn, and those that cannot be written by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from kinema.data.folder import Folder, Skipped, clip_name
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.types import Progress
+
+__all__ = ["Action", "clip_info", "export_each", "frames_and_actions"]
+
+Action = Float32[np.ndarray, " A"]
+
+
+def export_each(folder: Folder, write: Callable[[Clip], None], progress: Progress) -> tuple[Skipped, ...]:
+    """Call `write` for each clip; return those of the folder that were not written, and those for which it raised
+    ReadError, by name.
+    """
+    skipped = [*folder.skipped]
+    for done, clip in enumerate(folder.clips, 1):
+        try:
+            write(clip)
+        except ReadError as error:
+            skipped.append(Skipped(clip_name(clip, folder.root), error.reason))
+        progress(done, len(folder.clips))
+    return tuple(sorted(skipped, key=lambda one: one.name))
+
+
+def clip_info(clip: Clip) -> ClipInfo:
+    """What is known of a clip, with its own rate where the file says none; raises ReadError where it cannot be read."""
+    try:
+        info = find_reader(clip.path).info(clip)
+    except OSError as error:
+        raise ReadError(clip.path, str(error.strerror or error)) from error
+    return info if clip.fps is None else replace(info, fps=clip.fps)
+
+
+def frames_and_actions(clip: Clip, fps: float | None) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], Action | None]]:
+    """Yield the frames of a clip, resampled to `fps` where it is given, each with its row of actions.
+
+    Raises ReadError where the clip is bad, its frames differ in size, or there are fewer actions than frames.
+    """
+    reader, size = find_reader(clip.path), None
+    actions = reader.actions(clip)
+    for number, frame in reader.numbered(clip, fps):
+        size = size or frame.shape
+        if frame.shape != size:
+            (h, w, _), (height, width, _) = frame.shape, size
+            raise ReadError(clip.path, f"it has a frame of {w}x{h} pixels after others of {width}x{height}")
+        if actions is not None and number >= len(actions):
+            raise ReadError(clip.path, f"it has {len(actions)} rows of actions, and more frames")
+        yield frame, None if actions is None else actions[number]
