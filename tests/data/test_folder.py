@@ -155,3 +155,9 @@ def test_real_folders(shared_data):
     assert all(clip.caption for clip in actions.clips)
     robot = scan(shared_data / "robot_g1_pick")
     assert len(robot.clips) == 64 and robot.classes == () and robot.skipped == ()
+
+
+def test_a_name_of_several_lines_is_said_in_one(make_clip, tmp_path: Path) -> None:
+    make_clip("set/a.mp4")
+    (tmp_path / "set/metadata.csv").write_text('file_name\na.mp4\n"b\nc.mp4"\n')
+    assert [skipped.name for skipped in scan(tmp_path / "set").skipped] == ["b c.mp4"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kinema.data import tables
-from kinema.data.readers.base import Clip, Reader, find_reader, registered_readers
+from kinema.data.readers.base import Clip, Reader, ReadError, find_reader, registered_readers
 
 __all__ = ["SPLITS", "Folder", "Skipped", "clip_name", "labels_are_names", "scan"]
 
@@ -25,8 +25,11 @@ NAMED = 5  # files that are passed over, by name
 class Skipped:
     """A clip that cannot be used."""
 
-    name: str  # of `clip_name`
+    name: str  # of `clip_name`, in one line
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", " ".join(self.name.splitlines()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +283,7 @@ def _rate(text: str, clip: Clip) -> float:
     except (ValueError, ZeroDivisionError, OverflowError):
         fps = 0.0
     if not 0 < fps < float("inf"):
-        raise ValueError(f"{clip.path}: its fps is said to be {text!r}, which is not a number above 0")
+        raise ReadError(clip.path, f"its fps is said to be {text!r}, which is not a number above 0")
     return fps
 
 

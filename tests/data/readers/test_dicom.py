@@ -44,58 +44,6 @@ def region(left: int, top: int, right: int, bottom: int, kind: int = 1, space: i
     )
 
 
-@pytest.fixture
-def cine(tmp_path: Path) -> Cine:
-    """Write a cine of frames [T, H, W] or [T, H, W, 3], or of encoded ones, with these values beside the usual ones."""
-
-    def make(
-        frames: np.ndarray,
-        name: str = "a.dcm",
-        *,
-        syntax: str = uid.ExplicitVRLittleEndian,
-        pixels: bytes | None = None,
-        encoded: list[bytes] | None = None,
-        **values: Any,
-    ) -> Path:
-        data = item(
-            SOPClassUID=uid.UltrasoundMultiFrameImageStorage,
-            SOPInstanceUID="1.2.3.4",
-            StudyInstanceUID="1.2.3",
-            PatientID="7",
-            Rows=frames.shape[1],
-            Columns=frames.shape[2],
-            NumberOfFrames=len(frames),
-            SamplesPerPixel=frames.shape[3] if frames.ndim == 4 else 1,
-            PhotometricInterpretation="RGB" if frames.ndim == 4 else "MONOCHROME2",
-            BitsAllocated=8 * frames.dtype.itemsize,
-            BitsStored=8 * frames.dtype.itemsize,
-            PixelRepresentation=int(frames.dtype.kind == "i"),
-            FrameTime="40",
-            FrameIncrementPointer=0x00181063,
-        )
-        if frames.ndim == 4:
-            data.PlanarConfiguration = 0
-        for key, value in values.items():
-            if value is None:
-                del data[key]
-            else:
-                setattr(data, key, value)
-        data.HighBit = data.BitsStored - 1
-        big = syntax == uid.ExplicitVRBigEndian
-        stored = frames.astype(frames.dtype.newbyteorder(">")) if big else frames
-        data.PixelData = pydicom.encaps.encapsulate(encoded) if encoded else pixels or stored.tobytes()
-        data["PixelData"].VR = "OB" if encoded or (data.BitsAllocated == 8 and not syntax.is_implicit_VR) else "OW"
-        data.file_meta = pydicom.dataset.FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = syntax
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        options = {"implicit_vr": syntax.is_implicit_VR, "little_endian": syntax.is_little_endian}
-        pydicom.dcmwrite(path, data, enforce_file_format=True, **({} if encoded else options))
-        return path
-
-    return make
-
-
 def read(path: Path) -> np.ndarray:
     return np.stack(list(DICOMReader().frames(Clip(path))))
 

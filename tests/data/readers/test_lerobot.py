@@ -226,6 +226,9 @@ def test_bad_datasets(tmp_path: Path) -> None:
     assert "there are no cameras in it" in reason(root)
     write_info(root, "v3.0", video_path="{nothing}")
     assert "say nothing of 'nothing'" in reason(root)
+    for elsewhere in ("../other.mp4", "videos/../../other.mp4", "/other.mp4"):
+        write_info(root, "v3.0", video_path=elsewhere)
+        assert f"its video_path is '{elsewhere}'" in reason(root)
     (root / "meta/info.json").write_text("[]")
     assert "cannot be read as a LeRobot dataset" in reason(root)
     (root / "meta/info.json").write_text("{")

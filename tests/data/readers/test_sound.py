@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.clips import DataConfig, FolderSource
-from kinema.data.readers.base import read_audio
+from kinema.data.readers.base import ReadError, read_audio
 
 
 @pytest.fixture
@@ -88,6 +89,43 @@ def test_sound_with_a_hole_stays_on_time(tmp_path: Path) -> None:
     loud = np.flatnonzero(np.abs(heard) > 0.2 * np.abs(heard).max()) / 16000
     assert {round(float(time), 2) for time in loud} == {0.5, 2.5}
     assert len(heard) == pytest.approx(3 * 16000, abs=100)
+
+
+def test_sound_of_many_channels_is_read(tmp_path: Path) -> None:
+    path, samples = tmp_path / "a.wav", np.full((1, 24 * 48000), 6000, np.int16)
+    samples[:, ::24] = -6000
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=48000, layout="22.2")
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="22.2")
+        frame.sample_rate = 48000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    sound = read_audio(path, 16000)
+    assert len(sound) == pytest.approx(16000, abs=100)
+    assert np.median(sound) == pytest.approx(6000 / 32768 * 22 / 24, rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [1, 2**30])
+def test_an_impossible_sample_rate(tmp_path: Path, rate: int) -> None:
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(bytes(20000))
+    with pytest.raises(ReadError, match=f"{rate} samples a second cannot be right"):
+        read_audio(tmp_path / "a.wav", 16000)
+
+
+def test_sound_that_begins_too_late_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("ffv1", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        image = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        image.pts, image.time_base = 0, Fraction(1, 25)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, 10**6, Fraction(1)
+        container.mux([*picture.encode(image), *picture.encode(None), *sound.encode(frame), *sound.encode(None)])
+    with pytest.raises(ReadError, match="it begins 1000000 s after its first frame"):
+        read_audio(path, 16000)
 
 
 def test_sound_whose_layout_changes_is_read(tmp_path: Path) -> None:

@@ -358,3 +358,30 @@ def test_cover_art_is_no_video(make_clip, tmp_path):
     with pytest.raises(ReadError, match="no video track"):
         VideoReader().info(Clip(tmp_path / "song.mp4"))
     assert len(read_audio(tmp_path / "song.mp4", 16000)) == pytest.approx(16000, rel=0.2)
+
+
+def test_a_track_without_a_decoder(make_clip):
+    path = make_clip("a.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"none"))
+    with pytest.raises(ReadError, match="FFmpeg has no decoder for its video track"):
+        VideoReader().info(Clip(path))
+
+
+def test_later_frames_of_an_impossible_size_are_not_decoded(make_clip):
+    path = make_clip("a.ivf", codec="libvpx", options={"g": "1"})
+    data, mark = bytearray(path.read_bytes()), b"\x9d\x01\x2a"  # of a keyframe's size (RFC 6386, 9.1)
+    at = data.rindex(mark) + len(mark)
+    data[at : at + 4] = (16383).to_bytes(2, "little") * 2
+    path.write_bytes(data)
+    assert VideoReader().info(Clip(path)).width == 48
+    with pytest.raises(ReadError, match="FFmpeg cannot read it"):
+        list(read_frames(path))
+
+
+def test_an_impossible_rate(make_clip):
+    path = make_clip("a.ivf", codec="libvpx")
+    data = bytearray(path.read_bytes())
+    data[16:24] = (10**8).to_bytes(4, "little") + (1).to_bytes(4, "little")  # the time base
+    path.write_bytes(data)
+    with pytest.raises(ReadError, match="100000000 frames a second cannot be right"):
+        VideoReader().info(Clip(path))

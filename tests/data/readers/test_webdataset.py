@@ -116,3 +116,18 @@ def test_a_video_counts_before_a_picture_of_it(samples: dict[str, bytes], tmp_pa
     (clip,) = WebDatasetReader().clips(path)
     assert (probe(clip).frames, clip.caption) == (8, "one")
     assert WebDatasetReader().notes(clip) == ["members that are not read: a.jpg, a.wav"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_damaged_compressed_shard_is_named(samples: dict[str, bytes], tmp_path: Path, kind: str) -> None:
+    path = shard(tmp_path / "clips/a.tar", samples)
+    data = path.read_bytes()
+    with tarfile.open(path, f"w:{kind}") as file:
+        info = tarfile.TarInfo("0.mkv")
+        info.size = len(data)
+        file.addfile(info, io.BytesIO(data))
+    packed = bytearray(path.read_bytes())
+    packed[len(packed) // 2 : len(packed) // 2 + 40] = bytes(range(40))
+    path.write_bytes(packed)
+    with pytest.raises(ReadError, match=r"a\.tar: it (cannot be read as a tar file|is cut short)"):
+        probe(Clip(path, "0"))

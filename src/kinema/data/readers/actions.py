@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
         raise
     except OSError as error:
         raise ReadError(path, error.strerror or "it cannot be read") from error
-    except (ValueError, TypeError, EOFError) as error:
+    except (ValueError, TypeError, EOFError, MemoryError, tokenize.TokenError) as error:
         raise ReadError(path, f"it is not a table of numbers ({error})") from error
     return to_actions(path, table)
 

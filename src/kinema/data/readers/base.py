@@ -19,6 +19,7 @@ from kinema.registry import READERS
 
 __all__ = [
     "MAX_FRAME_SECONDS",
+    "MOST_PIXELS",
     "NOMINAL_FPS",
     "Clip",
     "ClipInfo",
@@ -132,7 +133,10 @@ class Reader(ABC):
             timed = ((k / clip.fps, 1 / clip.fps, picture) for k, (_, _, picture) in enumerate(timed))
         for number, picture in select_frames(timed, clip, fps):
             if number != known or frame is None:  # not shown again
-                known, frame = number, picture()
+                try:
+                    known, frame = number, picture()
+                except ReadError as error:  # of a video inside another file
+                    raise ReadError(clip.path, error.reason) from error
             yield number, frame
 
     def actions(self, clip: Clip) -> Float32[np.ndarray, "T A"] | None:

@@ -11,5 +11,5 @@ class ReadError(ValueError):
     """A file that cannot be used, in one line: `reason` says what is wrong, the message names the file too."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+        self.path, self.reason = path, " ".join(reason.split())
+        super().__init__(" ".join(f"{path}: {self.reason}".splitlines()))  # a name may have several lines too

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from kinema.data.readers.base import (
 __all__ = ["SUFFIXES", "ImageReader", "image_size", "is_still", "read_image"]
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Pillow goes by what is in a file, and starts Ghostscript for an EPS, whatever its name.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF")  # the last one may be absent
 DAMAGED = (  # what Pillow raises of files that are damaged
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
     ValueError, struct.error, Image.DecompressionBombError,
@@ -78,9 +81,12 @@ class ImageReader(Reader):
             return [DEEP] if _is_deep(image) else []
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
-    """An image as RGB, upright, anything transparent laid over black; raises ReadError where it cannot be read."""
-    with _opened(Path(path).expanduser()) as image:
+def read_image(path: str | Path, content: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """An image as RGB, upright, anything transparent laid over black; raises ReadError where it cannot be read.
+
+    `content` is that of an image inside the file `path`.
+    """
+    with _opened(Path(path).expanduser(), content) as image:
         return _to_rgb(image)
 
 
@@ -115,10 +121,10 @@ def _squares_of(path: Path, width: int, height: int) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """The image, not decoded yet; Pillow's errors, here or in the body, become ReadErrors."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content), formats=FORMATS) as image:
             check_pixels(path, *image.size)
             yield image
     except FileNotFoundError:

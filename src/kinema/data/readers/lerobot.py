@@ -9,16 +9,15 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
-from PIL import Image
 
 from kinema.data.readers.actions import to_actions
 from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError
+from kinema.data.readers.image import read_image
 from kinema.data.readers.video import VideoReader
 
 __all__ = ["ACTION", "INFO", "LeRobotReader"]
@@ -236,9 +235,13 @@ def _episode(folder: Path, info: Mapping[str, Any], row: Mapping[str, Any], film
 
     def place(kind: str, prefix: str, **names: str) -> Path:
         in_file = {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index") if f"{prefix}/{name}" in row}
+        bad = ReadError(folder, f"its {kind} is {info[kind]!r}")
         if PLACES.sub("", info[kind]).strip("{}") != PLACES.sub("", info[kind]):
-            raise ReadError(folder, f"its {kind} is {info[kind]!r}")
-        return folder / info[kind].format(**own, **in_file, **names)
+            raise bad
+        place = Path(info[kind].format(**own, **in_file, **names))
+        if place.is_absolute() or ".." in place.parts:  # not in its folder
+            raise bad
+        return folder / place
 
     videos = {
         camera: _Video(
@@ -312,5 +315,4 @@ def _decode(folder: Path, image: bytes | None) -> UInt8[np.ndarray, "H W 3"]:
     with _named(folder):
         if image is None:
             raise ReadError(folder, "its images are not in its tables")
-        with Image.open(BytesIO(image)) as opened:
-            return np.asarray(opened.convert("RGB"))
+        return read_image(folder, image)

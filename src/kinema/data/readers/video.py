@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,14 +15,15 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import BlockingIOError, EOFError, FFmpegError  # of FFmpeg, not the system's
+from av.error import ArgumentError, BlockingIOError, EOFError, FFmpegError  # of FFmpeg, not the system's
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.stream import VideoStream
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from kinema.data.readers.base import (
     MAX_FRAME_SECONDS,
+    MOST_PIXELS,
     NOMINAL_FPS,
     Clip,
     ClipInfo,
@@ -38,6 +40,8 @@ STAMPS = 256  # packets from whose time stamps a rate is measured
 NEAR = 0.005  # share by which a stated rate may be off
 UNEVEN = 2.0  # intervals that a frame may be from its place at an even rate
 MOST_SILENCE = 600.0  # seconds
+SAMPLE_RATES = 1000, 1_000_000  # samples a second, at least and at most; a header that says others is wrong
+MOST_FPS = 10_000.0  # frames a second; the same
 SILENCE = 0.05  # seconds of sound that are missing; less is rounding
 LATE = 1.5  # intervals; with a later frame, some are missing before it
 BEFORE = 32  # frames, decoded before those that come first in the file, between a hole in it and one in time
@@ -51,6 +55,16 @@ LOST = 0.25  # share of the bytes of the missing time
 SEEKABLE = ("mov", "matroska")  # how the names of formats begin whose keyframes are found by time
 MARGIN = 3  # frames between a keyframe and a stretch: deinterlacing takes pixels of the frame before
 BACK = (0, 1, 4, 16, 64)  # seconds, tried in turn: what is found may be too late where frames are out of order
+LIMITS = {"max_pixels": str(MOST_PIXELS)}  # of every frame, whatever its header says
+DEMUXERS = """
+    aac ac3 aiff amr ape apng asf au av1 avi avs2 caf dhav dnxhd dts dv eac3 flac flic flv gif gxf h261 h263 h264 hevc
+    ivf ivr j2k_pipe jpegxl_anim jpegxl_pipe m4v matroska mjpeg mjpeg_2000 mov mp3 mpeg mpegts mpegvideo mxf nistsphere
+    nsv nut obu ogg rm roq swf tta vc1 voc w64 wav wtv wv xmv yuv4mpegpipe
+""".split()  # noqa: SIM905
+# FFmpeg goes by what is in a file. Without these, a playlist that is called a.mp4 (HLS, ffconcat, SDP), and by its name
+# alone an "x%d.j2k", would make it read other files, or call addresses. Each of these demuxers reads its one file.
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)} | LIMITS
+CONTROL = re.compile(rb"[\0-\x08\x0e-\x1f]")  # characters that no text has
 
 
 class VideoReader(Reader):
@@ -73,10 +87,12 @@ class VideoReader(Reader):
         """What the header, the first frame and the first time stamps say."""
         with _opened(clip.path) as container:
             stream, stated = _video_stream(container, clip.path), container.duration
-            audio = container.streams.best("audio")
-            sample_rate = audio.codec_context.sample_rate if isinstance(audio, av.AudioStream) else None
+            audio = _audio_stream(container)
+            sample_rate = None if audio is None else audio.codec_context.sample_rate
             frame, stamps = _head(container, stream, clip.path, STAMPS)
             fps, pixel = _rate(stamps, stream), stream.sample_aspect_ratio
+        if fps > MOST_FPS:
+            raise ReadError(clip.path, f"its time stamps are damaged: {fps:.0f} frames a second cannot be right")
         seconds = None
         if stated:
             seconds = max(0.0, min(stated / av.time_base, clip.stop or stated / av.time_base) - clip.start)
@@ -129,8 +145,8 @@ class VideoReader(Reader):
         """
         path, stop = clip.path, clip.stop
         with _opened(path) as container:
-            stream = container.streams.best("audio")
-            if not isinstance(stream, av.AudioStream):
+            stream = _audio_stream(container)
+            if stream is None:
                 raise ReadError(path, "there is no audio track in it")
             video = container.streams.best("video")
             video = None if video is None or video.disposition & Disposition.attached_pic else video
@@ -147,10 +163,12 @@ class VideoReader(Reader):
                     track.add(frame)
                 if stop is not None and time is not None and time > origin + stop + 1:
                     break
-        begin, sound = track.begin, track.sound()
+        late, sound = (track.begin or 0.0) - origin, track.sound()
         if not sound.size:
             raise ReadError(path, "its audio track is empty")
-        late = round(((begin or 0.0) - origin) * rate)  # samples
+        if late > MOST_SILENCE:
+            raise ReadError(path, f"its sound is damaged: it begins {late:.0f} s after its first frame")
+        late = round(late * rate)  # samples
         sound = np.pad(sound, (late, 0)) if late > 0 else sound[-late:]
         kept, at = [], clip.start
         for a, b in pairwise(sorted(stamps)):
@@ -167,12 +185,14 @@ class _SoundTrack:
     def __init__(self, path: Path, rate: int) -> None:
         self.path, self.rate, self.begin = path, rate, None
         self._kind: tuple[str, str, int] | None = None
-        self._resampler = av.AudioResampler(format="fltp", rate=rate)
+        self._resampler = av.AudioResampler(format="flt", rate=rate)
         self._pieces: list[np.ndarray] = []
         self._end = 0.0  # seconds
 
     def add(self, frame: av.AudioFrame) -> None:
-        """Append a decoded frame; raises ReadError where more sound is missing before it than can be right."""
+        """Append a decoded frame; raises ReadError where more is missing before it than can be right."""
+        if not SAMPLE_RATES[0] <= frame.sample_rate <= SAMPLE_RATES[1]:
+            raise ReadError(self.path, f"its sound is damaged: {frame.sample_rate} samples a second cannot be right")
         time = self._end if frame.time is None else frame.time
         if self.begin is None:
             self.begin = self._end = time
@@ -196,12 +216,13 @@ class _SoundTrack:
 
     def _flush(self) -> None:
         self._pieces += map(_mono, self._resampler.resample(None))
-        self._resampler = av.AudioResampler(format="fltp", rate=self.rate)
+        self._resampler = av.AudioResampler(format="flt", rate=self.rate)
 
 
 def _mono(frame: av.AudioFrame) -> Float32[np.ndarray, "1 samples"]:
     """The mean of the channels; FFmpeg's own mix may exceed 1."""
-    return frame.to_ndarray().mean(axis=0, dtype=np.float32, keepdims=True)
+    samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)  # in one plane: PyAV counts more than 8 wrongly
+    return samples.mean(axis=1, dtype=np.float32)[None]
 
 
 def _head(
@@ -332,13 +353,21 @@ def _decode(
                     raise damage(f"it is damaged: {time - last:.2f} s are missing")
                 last = time
                 seconds = (frame.duration or 0) * float(frame.time_base or 0)
-                yield time - origin, seconds or interval, partial(display, frame)
+                yield time - origin, seconds or interval, partial(_shown, path, display, frame)
         if origin is None:
             raise ReadError(path, "it has no frames")
         # FFmpeg takes a cut Matroska file for one that ends there; only the header's duration tells.
         stated = (container.duration or 0) / av.time_base
         if container.format.name.startswith("matroska") and packets.end + LATE * interval < stated:
             raise ReadError(path, f"it is cut short: {packets.end:.2f} s of the {stated:.2f} s that its header states")
+
+
+def _shown(path: Path, display: Display, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture of a decoded frame."""
+    try:
+        return display(frame)
+    except FFmpegError as error:
+        raise ReadError(path, f"FFmpeg cannot convert its frames ({error.strerror})") from error
 
 
 class _Packets:
@@ -417,17 +446,38 @@ class _Deinterlacer:
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """The file opened for demuxing; FFmpeg's errors, here or in the body, become ReadErrors."""
+    container = None
     try:
         # "file:" because FFmpeg would take a name such as "take:1.mp4" for a protocol.
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace", options=OPTIONS) as container:
             yield container
     except FFmpegError as error:
-        raise ReadError(path, f"FFmpeg cannot read it ({error.strerror})") from error
+        reason = error.strerror if container is not None else _why_not_opened(path, error)
+        raise ReadError(path, f"FFmpeg cannot read it ({reason})") from error
+
+
+def _why_not_opened(path: Path, error: FFmpegError) -> str:
+    """Why FFmpeg did not open a file; one that is not of `DEMUXERS` is an invalid argument to it."""
+    with suppress(OSError), path.open("rb") as file:
+        if (head := file.read(256)) and not CONTROL.search(head):
+            return "it is text: the files that a playlist names are not opened"
+    if isinstance(error, ArgumentError):
+        return "its format is not read, or its name stands for several files"
+    return str(error.strerror)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:  # of a song
         raise ReadError(path, "there is no video track in it")
+    if stream.codec_context is None:
+        raise ReadError(path, "FFmpeg has no decoder for its video track")
     check_pixels(path, stream.width, stream.height)
+    stream.codec_context.options = LIMITS
     return stream
+
+
+def _audio_stream(container: InputContainer) -> av.AudioStream | None:
+    """The sound track that is read; None where there is none, or no decoder for it."""
+    stream = container.streams.best("audio")
+    return stream if isinstance(stream, av.AudioStream) and stream.codec_context is not None else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import lzma
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -177,7 +179,7 @@ def _reading(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r:*") as file:
             yield file
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         if isinstance(error, ReadError):
             raise
         raise ReadError(
