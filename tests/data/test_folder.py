@@ -161,3 +161,10 @@ def test_a_name_of_several_lines_is_said_in_one(make_clip, tmp_path: Path) -> No
     make_clip("set/a.mp4")
     (tmp_path / "set/metadata.csv").write_text('file_name\na.mp4\n"b\nc.mp4"\n')
     assert [skipped.name for skipped in scan(tmp_path / "set").skipped] == ["b c.mp4"]
+
+
+def test_splits_without_one_to_train_on_are_no_labels(tmp_path: Path) -> None:
+    put(tmp_path, "val/a.mp4", "val/b.mp4", "test/c.mp4", "test/d.mp4")
+    folder = scan(tmp_path)
+    assert len(folder.clips) == 4 and folder.classes == ()
+    assert folder.notes == ("folders test, val are splits, not labels, and trained on, as none is called train",)
