@@ -9,8 +9,6 @@ It is computed from four fifths of a folder's files and measured on the others, 
   mean over time and the changes), as a share of that between the clip and another one.
 - values: latent values for each pixel of the clip, of which each has three of its own.
 - chunks: the largest difference between a video of 101 frames coded in chunks and at once, of pixels in [-1, 1].
-
-The last line is the peak memory of a process that codes 100 and then 1,000 frames in chunks.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from codec import FRAMES, HELD_OUT, LONG, SIDE, split, video
 from jaxtyping import Float
-from runs import peak, real_clips
+from runs import real_clips
 from torch import Tensor
 
 from kinema.codecs.transform import Transform, TransformConfig
@@ -98,12 +96,6 @@ def main() -> None:
         shown = torch.stack([clips, drawn], 1)[:SHOWN].flatten(0, 1)
         sheet = contact_sheet(to_uint8(shown), columns=9, labels=["real", "coded"] * min(SHOWN, len(clips)))
         write_image(arguments.out / f"{space}x{space}x{times}-{channels}.png", sheet)
-    peaks = []
-    for frames in (100, 1000):
-        for drawn in codec.decode_chunks(codec.encode_chunks(video(clips[:SHOWN], frames)), frames):
-            assert drawn.isfinite().all()
-        peaks.append(f"{peak(CPU):.0f} MB after {frames:,} frames")
-    print(f"\npeak of the process: {', '.join(peaks)}")
 
 
 if __name__ == "__main__":

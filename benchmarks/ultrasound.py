@@ -4,7 +4,7 @@
 
 1. The folder's clips are written as DICOM cines, `dicom/SPLIT/LABEL/*.dcm`, with their patients' numbers. metadata.csv
    has what `benchmarks/anomaly.py` says of it. Labels are that of --normal and "other". A third of the patients of each
-   label, at least one, are of the split test.
+   label, at least two, are of the split test.
 2. `kinema train` trains on the DICOM files by label for --minutes; test patients are not seen.
 3. `kinema sample` makes --clips cines of each label, as DICOM, and a sheet of mp4 clips.
 4. Logistic regression on frozen features of the ImageNet network is trained on windows of real cines, of as many of
@@ -55,6 +55,10 @@ def split(clips: Sequence[Clip], normal: str) -> dict[str, str]:
         by_label[normal if clip.label == normal else OTHER].add(clip.patient)
     tested = set[str]()
     for patients in by_label.values():
+        if len(patients) <= FEWEST:
+            sys.exit(
+                f"{len(patients)} patients have clips of a label: {FEWEST} are tested, and more needed to train on"
+            )
         tested |= {*sorted(patients, key=digest)[: max(FEWEST, round(TESTED * len(patients)))]}
     return {clip.patient: "test" if clip.patient in tested else "train" for clip in clips}
 

@@ -161,7 +161,7 @@ def test_what_was_used_longest_ago_is_removed(tmp_path: Path, monkeypatch) -> No
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/large.pt").write_bytes(bytes(9000))
     limit = CacheLimit(tmp_path)
-    assert limit.bytes == 4000
+    assert limit.limit_bytes() == 4000
     limit.written(1000)
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == [
         f"{number}.{suffix}" for number in (0, 3, 4) for suffix in ("json", "npy")
@@ -181,23 +181,23 @@ def test_the_limit_is_half_of_the_free_disk_or_as_stated(tmp_path: Path, monkeyp
     monkeypatch.delenv("KINEMA_CACHE_GB", raising=False)
     write_entry(tmp_path, "a", 6000, used=0)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4000))
-    assert CacheLimit(tmp_path).bytes == 5000
+    assert CacheLimit(tmp_path).limit_bytes() == 5000
     for wrong in ("a lot", "-1", "0", "nan", "inf"):
         monkeypatch.setenv("KINEMA_CACHE_GB", wrong)
         with pytest.raises(ValueError, match=r"\$KINEMA_CACHE_GB is .*: give a number of gigabytes above 0"):
             CacheLimit(tmp_path)
 
 
-@pytest.mark.parametrize("gigabytes", ["1", "2e-5", "1e-9"])  # all clips, a few, and one
+@pytest.mark.parametrize("gigabytes", ["2e-5", "1e-9"])  # a few clips, and one
 def test_batches_are_the_same_whatever_the_limit(tmp_path: Path, monkeypatch, gigabytes: str) -> None:
-    """A clip of 8 frames of 16x16 has 6,144 bytes and a sound of 10,240."""
+    """A clip of 8 frames of 16x16 has 6,144 bytes and a sound of 10,240; two have no sound, and are skipped."""
     clips = tmp_path / "clips"
     clips.mkdir()
     for clip in range(8):
         levels = np.arange(8, dtype=np.uint8)[:, None, None, None] * 20 + np.uint8(clip)
         frames = np.broadcast_to(levels, (8, 16, 16, 3))
         sound = np.sin(np.arange(5120) / (clip + 2)).astype(np.float32)
-        write_video(clips / f"{clip}.mp4", frames, 25.0, sound)
+        write_video(clips / f"{clip}.mp4", frames, 25.0, sound if clip % 4 else None)
     found = []
     for limit in ("1", gigabytes):
         monkeypatch.setenv("KINEMA_CACHE_GB", limit)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from kinema.data import clips, decoded
-from kinema.data.clips import DataConfig, FolderClips, FolderSource, open_source
+from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips, open_source
 from kinema.data.decoded import resize
 from kinema.data.folder import Skipped
 from kinema.data.readers.base import Clip
@@ -354,3 +356,26 @@ def test_clips_with_other_actions_are_skipped_when_they_are_found(five, tmp_path
     source = FolderSource(five())
     assert source.usable == 4
     assert source.skipped == (Skipped("2.mkv", "it has actions of 3 numbers a frame, and others of 2"),)
+
+
+def test_a_file_that_is_gone_or_changed_is_left_out_of_later_batches(tmp_path: Path, make_clip: Callable) -> None:
+    clips, cache = tmp_path / "clips", tmp_path / "cache"
+    for name in ("a", "b", "c"):
+        make_clip(f"clips/{name}.mp4", frames=8)
+    source = FolderSource(DataConfig(str(clips), 4, 16, 16, holdout=0, cache=str(cache)))
+    whole = source.batch(0, 3, seed=0)
+    shutil.rmtree(cache)
+    assert torch.equal(source.batch(0, 3, seed=0).frames, whole.frames)  # decoded again
+    shutil.rmtree(cache)
+    (clips / "a.mp4").unlink()
+    make_clip("clips/b.mp4", frames=6)
+    assert source.batch(0, 3, seed=0).frames.shape == whole.frames.shape
+    assert [(one.name, one.reason.partition(":")[0]) for one in source.skipped] == [
+        ("a.mp4", "No such file or directory"),
+        ("b.mp4", "it was changed since it was found"),
+    ]
+    assert source.usable == len(source.lengths) == 1
+    (clips / "c.mp4").unlink()
+    shutil.rmtree(cache)
+    with pytest.raises(NoClips, match="none of its 3 clips can be used"):
+        source.batch(1, 3, seed=0)

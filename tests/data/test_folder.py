@@ -167,4 +167,4 @@ def test_splits_without_one_to_train_on_are_no_labels(tmp_path: Path) -> None:
     put(tmp_path, "val/a.mp4", "val/b.mp4", "test/c.mp4", "test/d.mp4")
     folder = scan(tmp_path)
     assert len(folder.clips) == 4 and folder.classes == ()
-    assert folder.notes == ("folders test, val are splits, not labels, and trained on, as none is called train",)
+    assert folder.notes == ("folders test, val are named like splits, but there is no train: all clips are trained on",)

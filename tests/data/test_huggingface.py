@@ -204,3 +204,12 @@ def test_what_is_refused(datasets: Any, dataset: Any, tmp_path: Path) -> None:
 def test_the_package_is_imported_only_by_who_uses_it() -> None:
     code = "import sys, kinema.data.huggingface; print('datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("wrong", [{"label": "clas"}, {"actions": "acts"}, {"caption": "txet"}])
+def test_a_column_that_was_named_must_be_there(tmp_path: Path, wrong: dict[str, str]) -> None:
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_dict({"video": ["a.mp4"], "label": [1]})
+    with pytest.raises(ValueError, match=f"no column '{next(iter(wrong.values()))}'; it has video, label"):
+        save_folder(dataset, tmp_path / "clips", **wrong)
+    assert not (tmp_path / "clips").exists()

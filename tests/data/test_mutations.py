@@ -276,6 +276,9 @@ def read_all(folder: Path, door: str, first: int, stop: int) -> Report:
                 what = _follow(process, report)
             log.seek(0)
             trace = log.read()[-4000:]
+        if not report.outcomes and what:  # the valid inputs are not read
+            report.failures += [f"{door}: {what}", trace]
+            break
         number = first + sum(report.outcomes.values())
         if what:
             report.failures.append(f"{door} {number}: {what}")
@@ -288,7 +291,13 @@ def read_all(folder: Path, door: str, first: int, stop: int) -> Report:
 def _follow(process: subprocess.Popen[str], report: Report) -> str:
     """Note what a process says of its inputs; what became of the one that ended it or that takes too long."""
     lines, what, wait = Queue[str](), "the valid inputs", START
-    Thread(target=lambda: [lines.put(line) for line in (*(process.stdout or ()), "")], daemon=True).start()
+
+    def pump() -> None:
+        for line in process.stdout or ():
+            lines.put(line)
+        lines.put("")
+
+    Thread(target=pump, daemon=True).start()
     while True:
         try:
             line = lines.get(timeout=wait)

@@ -54,11 +54,10 @@ def notes(source: Source) -> list[str]:
             f"clips have {low:.4g} to {high:.4g} frames a second, and all count as {source.spec.fps:.4g}, the median: "
             "--data.fps brings them to one rate"
         )
-    if source.too_large:
-        total, limit = source.too_large
+    if (total := source.decoded_bytes()) > (limit := source.cache_bytes()):
         lines.append(
-            f"decoded, the clips take about {total / 1e9:.3g} GB, and the cache {limit / 1e9:.3g} GB at most: "
-            "they are decoded again in every epoch ($KINEMA_CACHE_GB allows it more)"
+            f"decoded, the clips take about {total / 1e9:.3g} GB, and the cache may take {limit / 1e9:.3g} GB: "
+            "some are decoded again in every epoch ($KINEMA_CACHE_GB allows it more)"
         )
     if source.padded:
         seconds = f" at {source.spec.fps:.4g} fps" if source.spec.fps else ""

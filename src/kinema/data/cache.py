@@ -101,7 +101,9 @@ def cache_limit(root: Path) -> CacheLimit:
 class CacheLimit:
     """Keeps a cache within $KINEMA_CACHE_GB, or else half of the disk that is free for it.
 
-    What was used longest ago, by the times of its files, is removed first. Raises ValueError for a limit that is none.
+    What was used longest ago, by the times of its files, is removed first. Every process looks through the cache after
+    a sixteenth of the limit that it wrote, so several may exceed it by as much each. Raises ValueError for a limit that
+    is not a number above 0.
     """
 
     def __init__(self, root: Path) -> None:
@@ -115,9 +117,8 @@ class CacheLimit:
             raise ValueError(f"$KINEMA_CACHE_GB is {stated!r}: give a number of gigabytes above 0")
         self._left = 0.0  # bytes that may be written before the cache is looked through
 
-    @property
-    def bytes(self) -> float:
-        """The limit."""
+    def limit_bytes(self) -> float:
+        """The limit; the cache is looked through for it."""
         return self._limit(sum(size for _, size, _ in self._entries()))
 
     def written(self, size: int) -> None:
@@ -144,7 +145,7 @@ class CacheLimit:
         return (shutil.disk_usage(self.root).free + used) / 2 if self.root.exists() else math.inf
 
     def _entries(self) -> list[tuple[float, int, list[Path]]]:
-        """When each entry was used last, its bytes and its files, which differ after the first full stop."""
+        """When each entry was used last, its bytes and its files: those whose names agree up to the first full stop."""
         found: dict[Path, tuple[float, int, list[Path]]] = {}
         for name in LIMITED:
             for folder, _, files in os.walk(self.root / name):

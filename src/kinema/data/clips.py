@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from itertools import islice
@@ -21,12 +22,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Int64, UInt8
 
+from kinema.conditions.audio import SAMPLE_RATE
 from kinema.conditions.text import make_vocabulary
 from kinema.data.cache import code_digest, digest
-from kinema.data.decoded import ClipCache, ClipEntry, DecodedClip, Fit, Opened
+from kinema.data.decoded import SAMPLE_BYTES, ClipCache, ClipEntry, DecodedClip, Fit, Opened
 from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.holdout import held_out
-from kinema.data.readers.base import Clip, ClipInfo
+from kinema.data.readers.base import Clip, ClipInfo, ReadError
 from kinema.registry import WORLDS
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
 
@@ -50,7 +52,7 @@ LARGEST, FASTEST = 8192, 1000  # pixels of a side and frames of a clip; frames a
 PREFETCH = 64  # clips that are decoded before they are asked for
 OPENED = 256  # clips whose heads are read to know the rate and the actions of all
 AHEAD = 10.0  # seconds of decoding before training begins
-PLAIN = 0.2  # share of them after which it is plain how long all clips take
+ESTIMATE_AFTER = 0.2  # share of them after which the time for all clips is estimated
 
 
 @dataclass(frozen=True)
@@ -239,12 +241,16 @@ class FolderClips:
         """What the files of the decoded clips are."""
         return [decoded.info for decoded in self._decoded.values()]
 
-    @property
-    def too_large(self) -> tuple[float, float] | None:
-        """The bytes that all clips take once decoded, by those that are, and the cache's limit, where it is less."""
+    def decoded_bytes(self) -> float:
+        """The bytes that all clips take once decoded, by those that are."""
         sizes = [math.prod(decoded.shape) for decoded in self._decoded.values()]
-        total, limit = len(self._entries) * float(np.mean(sizes or 0)), self._cache.limit.bytes
-        return (total, limit) if total > limit else None
+        seconds = [decoded.shape[0] / decoded.fps for decoded in self._decoded.values()]
+        sound = SAMPLE_BYTES * SAMPLE_RATE * float(np.mean(seconds or 0)) if self.config.audio else 0.0
+        return len(self._entries) * (float(np.mean(sizes or 0)) + sound)
+
+    def cache_bytes(self) -> float:
+        """The bytes that the cache may take; it is looked through for it."""
+        return self._cache.limit.limit_bytes()
 
     @property
     def mixed_rates(self) -> bool:
@@ -322,6 +328,7 @@ class FolderClips:
                 self._decoded[clip] = found
                 return found.shape[0]
             found = f"it has actions of {columns} numbers a frame, and others of {self.spec.actions}"
+        self._decoded.pop(clip, None)
         if clip not in self._bad:
             self._bad.add(clip)
             self._skip(self._entries[clip].clip, found)
@@ -338,7 +345,7 @@ class FolderClips:
     def _read(self, clip: int, read: Callable[[DecodedClip], T]) -> T:
         """What `read` reads of a decoded clip, which is decoded again where the cache had no room for it.
 
-        Raises ValueError where it cannot be decoded any longer.
+        Raises ReadError where it cannot be decoded any longer.
         """
         while True:
             try:
@@ -346,9 +353,9 @@ class FolderClips:
                 return read(self._decoded[clip])
             except FileNotFoundError:
                 found = self._cache.decode(self._entries[clip])
-                if isinstance(found, str):
-                    raise ValueError(f"{self.name(clip)} was read before, and cannot be now: {found}") from None
-                self._decoded[clip] = found
+                if not self._keep(clip, found):
+                    reason = f"it was read before, and cannot be now: {found}"
+                    raise ReadError(self._entries[clip].clip.path, reason) from None
 
     def read(self, windows: Sequence[tuple[int, int]], flips: Bool[np.ndarray, " size"] | None = None) -> Batch:
         """Windows given by the number of a decoded clip and the first frame, mirrored where `flips` is true.
@@ -400,7 +407,7 @@ class FolderSource(FolderClips):
         for done, _ in enumerate(self.decode(left), 1):
             progress(len(self._entries) - len(left) + done, len(self._entries))
             taken = time.monotonic() - begun
-            if taken > seconds or (taken > seconds * PLAIN and taken * len(left) > done * seconds):
+            if taken > seconds or (taken > seconds * ESTIMATE_AFTER and taken * len(left) > done * seconds):
                 return
 
     @property
@@ -421,12 +428,14 @@ class FolderSource(FolderClips):
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Windows of `size` clips, each from anywhere in its clip; in an epoch each clip comes once.
 
-        As of `read`; a pure function of its arguments. Raises NoClips where no clip can be used.
+        As of `read`; a pure function of its arguments while the files stay as they are. Raises NoClips where no clip
+        can be used.
         """
         flips = np.random.default_rng((seed, 2, step, rank)).random(size) < 0.5
-        return self.read(
-            self.chosen(step, size, seed=seed, rank=rank, ranks=ranks), flips if self.config.flip else None
-        )
+        while True:
+            windows = self.chosen(step, size, seed=seed, rank=rank, ranks=ranks)
+            with suppress(ReadError):  # of a file that is gone, in whose place the next one is chosen
+                return self.read(windows, flips if self.config.flip else None)
 
     def chosen(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
         """The windows of a batch: the number of each clip, which is decoded, and the first frame."""

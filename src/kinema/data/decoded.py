@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
@@ -29,11 +30,11 @@ from kinema.data.cache import (
 )
 from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, find_reader
 
-__all__ = ["ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
+__all__ = ["SAMPLE_BYTES", "ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
 
 Fit = Literal["crop", "pad", "stretch"]
 
-FULL_SCALE = 32767  # of a 16-bit sample
+SAMPLE_BYTES, FULL_SCALE = 2, 32767  # of a sample in the cache
 BLANK = 8  # levels between the least and the greatest of a frame; with fewer it is of one colour
 DARK = 64  # level; clips without a brighter pixel are noted
 MOST_BYTES = 2**26  # of frames that are resized at once
@@ -46,6 +47,7 @@ class ClipEntry:
 
     clip: Clip
     reader: Reader
+    version: Hashable  # of `Reader.version`
     path: Path  # of its frames in the cache, once it is decoded
 
 
@@ -140,7 +142,7 @@ class ClipCache:
             stretch = clip.member, clip.start, clip.stop, clip.fps
             version, by_time = reader.version(clip), self.fps or ("its own" if self.audio else None)
             path = digest(code, str(clip.path.resolve()), stretch, version, self.size, self.fit, by_time)
-            return ClipEntry(clip, reader, self.folder / f"{path}.npy")
+            return ClipEntry(clip, reader, version, self.folder / f"{path}.npy")
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
         except OSError as error:
@@ -203,14 +205,17 @@ class ClipCache:
         return decoded
 
     def _write(self, entry: ClipEntry) -> DecodedClip:
-        decoded = _open_frames(entry.path) or self._write_frames(entry)
-        written = math.prod(decoded.shape)
+        if entry.reader.version(entry.clip) != entry.version:
+            raise ReadError(entry.clip.path, "it was changed since it was found: start again")
+        decoded = _open_frames(entry.path)
+        if decoded is None:
+            decoded = self._write_frames(entry)
+            self.limit.written(math.prod(decoded.shape))
         if self.audio and decoded.shape[0] >= self.least:
             samples = np.round(FULL_SCALE * entry.reader.audio(entry.clip, SAMPLE_RATE)).astype(np.int16)
             with atomic_write(_audio_path(entry.path)) as file:
                 np.save(file, samples)
-            written += samples.nbytes
-        self.limit.written(written)
+            self.limit.written(samples.nbytes)
         return decoded
 
     def _write_frames(self, entry: ClipEntry) -> DecodedClip:

@@ -339,7 +339,8 @@ def _with_class_folders(clips: dict[str, Clip], root: Path) -> tuple[dict[str, C
     if len(folders) < 2:
         return clips, []
     if all(folder.lower() in SPLITS for folder in folders):
-        return clips, [f"folders {_listed(folders)} are splits, not labels, and trained on, as none is called train"]
+        said = f"folders {_listed(folders)} are named like splits, but there is no train: all clips are trained on"
+        return clips, [said]
     if outside := [name for name, top in tops.items() if not top]:
         return clips, [
             f"{len(folders)} folders ({_listed(folders)}) are not taken for labels, as {len(outside)} clips are "

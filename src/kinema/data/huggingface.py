@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,11 @@ def save_folder(
     """Save a dataset as a folder of clips that kinema reads, and `datasets.load_dataset("videofolder")`.
 
     `dataset` is a Dataset, an IterableDataset or a dict of them by split, which become folders. Its column `video` has
-    the feature Video, or paths; nothing is decoded. Files of this machine are hard-linked, or copied where that cannot
-    be, and bytes are written; a `metadata.jsonl` has a row for each. `caption` is the column of captions, by default
-    one of those that kinema finds (`tables.CAPTION`); `label` that of labels, of which classes are written by name;
-    `actions` that of numbers [T, A], a row for each frame, which become a .npy file. Other columns of text and numbers
-    come along, and the rest are named in a warning.
+    the feature Video, or paths; nothing is decoded. Files of this machine are hard-linked, so that editing one edits
+    both, or copied where that cannot be. Bytes are written. A `metadata.jsonl` has a row for each. `caption` is the
+    column of captions, by default one of those that kinema finds (`tables.CAPTION`); `label` that of labels, of which
+    classes are written by name; `actions` that of numbers [T, A], a row for each frame, which become a .npy file. Other
+    columns of text and numbers come along, and the rest are named in a warning.
 
     Returns how many rows were written, and those that were not and why. Raises ValueError where a column is not there
     or holds no videos, no row can be written, or `folder` is there already; nothing is left of a folder that fails.
@@ -66,12 +66,12 @@ def save_folder(
     splits: Mapping[str, Any] = dataset if isinstance(dataset, Mapping) else {"": dataset}
     if bad := [name for name in splits if name and not NAME.fullmatch(name)]:
         raise ValueError(f"the split {bad[0]!r} is no name of a folder: give it one of letters, digits and _")
-    said = {True, False} <= {SPLITS.get(name.lower()) for name in splits}  # by the folders' names
+    by_folder_name = {True, False} <= {SPLITS.get(name.lower()) for name in splits}
     columns, count = _Columns(video, caption, label, actions), 0
     skipped, left_out = list[Skipped](), dict[str, None]()
     with new_folder(Path(folder).expanduser()) as root:
         for split, rows in splits.items():
-            of_all = {SPLIT: split} if split and not said else {}
+            of_all = {SPLIT: split} if split and not by_folder_name else {}
             rows = _prepared(rows, columns, left_out)
             count += _save(rows, root / split, of_all, columns, split, skipped, left_out)
         if not count:
@@ -91,6 +91,13 @@ class _Columns:
     label: str
     actions: str
 
+    def check(self, present: Collection[str]) -> None:
+        """Raise ValueError where a column that was named is not there."""
+        defaults = (LABEL, ACTIONS)  # which need not be there
+        for name in (self.video, self.caption, self.label, self.actions):
+            if name and name not in present and name not in defaults:
+                raise ValueError(f"the dataset has no column {name!r}; it has {', '.join(present)}")
+
     @property
     def renamed(self) -> dict[str, str]:
         """What columns of texts and numbers are called in the table, where kinema must know them."""
@@ -105,9 +112,7 @@ def _prepared(dataset: Any, columns: _Columns, left_out: dict[str, None]) -> Ite
     features, classes = dataset.features, ()
     dataset = dataset.with_format(None)
     if features is not None:  # else the package does not know them before the rows
-        for name in (columns.video, columns.caption):
-            if name and name not in features:
-                raise ValueError(f"the dataset has no column {name!r}; it has {', '.join(features)}")
+        columns.check(features)
         classes = getattr(features.get(columns.label), "names", ())
         kept = {columns.video, columns.actions}
         kept |= {name for name, one in features.items() if hasattr(one, "names") or TYPES.fullmatch(_dtype(one))}
@@ -145,8 +150,7 @@ def _save(
     count = 0
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as table:
         for number, row in enumerate(rows):
-            if columns.video not in row:
-                raise ValueError(f"the dataset has no column {columns.video!r}; it has {', '.join(row)}")
+            columns.check(row)
             name = f"{number:06d}"
             try:
                 actions = _actions(row.get(columns.actions))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.cache import atomic_write, cache_folder, code_digest, digest
+from kinema.data.cache import atomic_write, cache_folder, cache_limit, code_digest, digest
 from kinema.data.writing import from_uint8
 from kinema.evaluation.clip_sets import BATCH, ClipBatch, ClipSet
 from kinema.metrics.acd import acd
@@ -119,10 +120,10 @@ def measure_clips(
             if size == 0:  # there are no more
                 break
             file = path(index, size)
-            if size == sizes[index] or _load(file) is None:
-                _measure(file, index, part, network, lpips, clip_set.fps, given)
-            part = _load(file)
-            assert part is not None, file
+            known = None if size == sizes[index] else _load(file)
+            part = known or _measure(file, index, part, network, lpips, clip_set.fps, given)
+            if known is None:
+                cache_limit(folder.parent.parent).written(sum(values.nbytes for values in part.values()))
         parts.append(part)
         progress(index + 1, len(sizes))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -152,8 +153,8 @@ def _prefetched(read: Callable[[int], Arrays | ClipBatch], count: int) -> Iterat
 
 def _measure(
     path: Path, index: int, clips: ClipBatch, network: FeatureNetwork, lpips: str | None, fps: float | None, given: int
-) -> None:
-    """Write a batch's file."""
+) -> Arrays:
+    """Measure a batch, and write its file."""
     frames = clips.frames[:, given:]
     features = network(torch.from_numpy(frames)).float().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(features).all(1))
@@ -176,8 +177,10 @@ def _measure(
     captions = np.array((clips.conditions.text or ())[samples], dtype=np.str_)
     classes = np.array(clips.classes or [""] * len(features), dtype=np.str_)
     others = (features, classes, shares, clips.frames[samples], captions, thumbnails(frames))
+    measured = dict(zip(OTHERS, others, strict=True)) | found
     with atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **dict(zip(OTHERS, others, strict=True)), **found)
+        np.savez(file, allow_pickle=False, **measured)
+    return measured
 
 
 def _prediction_measures(
@@ -208,8 +211,10 @@ def _parallel_measures(clips: np.ndarray) -> tuple[Arrays, np.ndarray]:
 
 
 def _load(path: Path) -> Arrays | None:
-    """The content of a batch's file; None where it is missing or damaged."""
+    """The content of a batch's file, now marked as used; None where it is missing or damaged."""
     try:
+        with suppress(PermissionError):  # of a cache that may only be read
+            os.utime(path)
         with np.load(path, allow_pickle=False) as found:
             return dict(found) if found.keys() >= set(OTHERS) else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):

@@ -73,6 +73,7 @@ class LatentSource:
 
         if runtime.rank == 0 and _find(path) is None:
             _encode(path, source, codec, runtime, count, report)
+            cache_limit(path.parent.parent).written(path.stat().st_size)
         while runtime.any(False):  # the others wait for every block's report: a long silence would end the run
             pass
         cached = _find(path)
@@ -84,7 +85,6 @@ class LatentSource:
         if runtime.rank == 0:
             with suppress(OSError):  # of a cache that may only be read
                 os.utime(path)  # used now
-            cache_limit(path.parent.parent).written(cached.latents.nbytes)
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The latents [size, L, C, h, w] of `size` windows without their frames; in an epoch each comes once.

@@ -1,15 +1,14 @@
-"""Every kind of clips that kinema reads: the same clips in each, and what reading them takes while a model trains.
+"""Every format of clips that kinema reads: the same clips in each, and what reading them takes while a model trains.
 
-    python benchmarks/doors.py --data FOLDER --out runs/doors
+    python benchmarks/formats.py --data FOLDER --out runs/formats
 
-The clips of a folder are written in each form: mp4 files, folders of PNG images, .npy and HDF5 arrays, a LeRobot
-dataset, WebDataset shards and DICOM cines. Of each form, over --rounds in turn:
+The clips of a folder are written in each format: mp4 files, folders of PNG images, .npy and HDF5 arrays, a LeRobot
+dataset, WebDataset shards and DICOM cines. Of each, over --rounds in turn:
 
 - found: milliseconds a clip until the source is open, without decoding
 - decoded: milliseconds a clip until its frames are in the cache; beside it as a share of that of mp4
 - batch: milliseconds to read a batch of 16 windows from the cache
-- wait: the share of a training step of latent-dit's preset in which no batch was there yet, at the beginning of a run
-  with an empty cache, and with a full one
+- wait: the share of a training step of latent-dit's preset in which no batch was there yet, with all clips decoded
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def _export(export: Callable[[Folder, Path], object], clips: Folder, out: Path) 
     export(clips, out)
 
 
-FORMS: dict[str, Callable[[Folder, Path], None]] = {
+FORMATS: dict[str, Callable[[Folder, Path], None]] = {
     "mp4": partial(write_videos, suffix=".mp4"),
     "images": partial(write_videos, suffix=""),
     "npy": partial(write_videos, suffix=".npy"),
@@ -75,7 +74,7 @@ FORMS: dict[str, Callable[[Folder, Path], None]] = {
 }
 
 
-class Waiting:
+class TimedSource:
     """A source that notes when each batch is asked for, and how long it takes."""
 
     def __init__(self, source: FolderSource) -> None:
@@ -89,42 +88,40 @@ class Waiting:
         return batch
 
 
-def waits(config: DataConfig) -> tuple[float, float]:
-    """The share of steps that a batch is waited for, with an empty cache, which is then filled, and with a full one."""
-    experiment = preset("latent-dit", "cpu").changed(train={"batch": BATCH})
-    experiment = replace(experiment, data=config)
-    shares = []
-    for _ in range(2):
-        source = FolderSource(config)
-        trainer = Trainer(experiment, feed := Waiting(source), detect_runtime())
-        trainer.begin()
-        trainer.advance()  # which nothing is loaded before
-        waited, begun = 0.0, time.perf_counter()
-        for step in range(1, STEPS + 1):
-            asked = time.perf_counter()
-            trainer.advance()
-            waited += max(0.0, feed.ready.get(step, asked) - asked)
-        shares.append(waited / (time.perf_counter() - begun))
-        trainer.close()
-        source.decode_all()
-    return shares[0], shares[1]
+def wait_share(config: DataConfig) -> float:
+    """The share of training steps that a batch is waited for."""
+    experiment = replace(preset("latent-dit", "cpu").changed(train={"batch": BATCH}), data=config)
+    source = FolderSource(config)
+    source.decode_all()
+    trainer = Trainer(experiment, feed := TimedSource(source), detect_runtime())
+    trainer.begin()
+    trainer.advance()  # which nothing is loaded before
+    waited, begun = 0.0, time.perf_counter()
+    for step in range(1, STEPS + 1):
+        asked = time.perf_counter()
+        trainer.advance()
+        waited += max(0.0, feed.ready.get(step, asked) - asked)
+    share = waited / (time.perf_counter() - begun)
+    trainer.close()
+    return share
 
 
 def main() -> None:
-    """Write the forms, time them in turn, and print the table."""
+    """Write the clips, time the formats in turn, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder of clips")
-    parser.add_argument("--out", type=Path, required=True, help="for the forms and the cache")
+    parser.add_argument("--out", type=Path, required=True, help="for the clips and the cache")
     parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     clips, cache = scan(arguments.data), arguments.out / "cache"
-    for name, write in FORMS.items():
+    for name, write in FORMATS.items():
         if not (arguments.out / name).exists():
             write(clips, arguments.out / name)
-    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in FORMS}
+    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in FORMATS}
     configs = {
-        name: DataConfig(str(arguments.out / name), FRAMES, SIDE, SIDE, holdout=0.0, cache=str(cache)) for name in FORMS
+        name: DataConfig(str(arguments.out / name), FRAMES, SIDE, SIDE, holdout=0.0, cache=str(cache))
+        for name in FORMATS
     }
     for _ in range(arguments.rounds):
         for name, config in configs.items():
@@ -140,15 +137,13 @@ def main() -> None:
             found, decoded, batch = np.diff(marks).tolist()
             times[name].append((found / len(source.clips), (decoded - found) / len(source.clips), batch))
     table = Table(title=f"{len(clips.clips)} clips of {arguments.data.name}, medians of {arguments.rounds} rounds")
-    headers = ("form", "found, ms", "decoded, ms", "of mp4's", "batch, ms", "wait, empty cache", "wait, full cache")
+    headers = ("format", "found, ms", "decoded, ms", "of mp4's", "batch, ms", "wait")
     for header in headers:
-        table.add_column(header, justify="left" if header == "form" else "right")
+        table.add_column(header, justify="left" if header == "format" else "right")
     for name, config in configs.items():
         found, decoded, batch = (1000 * median(column) for column in zip(*times[name], strict=True))
         ratio = median(own[1] / mp4[1] for own, mp4 in zip(times[name], times["mp4"], strict=True))
-        shutil.rmtree(cache, ignore_errors=True)
-        empty, full = waits(config)
-        row = [f"{found:.2f}", f"{decoded:.1f}", f"{ratio:.2f}", f"{batch:.1f}", f"{empty:.1%}", f"{full:.1%}"]
+        row = [f"{found:.2f}", f"{decoded:.1f}", f"{ratio:.2f}", f"{batch:.1f}", f"{wait_share(config):.1%}"]
         table.add_row(name, *row)
     Console(width=120).print(table)
 

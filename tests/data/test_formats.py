@@ -1,4 +1,4 @@
-"""Every kind of clips that kinema reads can be trained on, resumed and measured with, and gives the same frames."""
+"""Every format of clips that kinema reads can be trained on, resumed and measured with, and gives the same frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from doors import FORMS
+from formats import FORMATS
 
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
@@ -35,13 +35,13 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest, videos: Path, tmp_path: Path) -> tuple[str, Path]:
-    """The name of a form, and the folder of clips in it."""
+@pytest.fixture(params=FORMATS)
+def clips_in(request: pytest.FixtureRequest, videos: Path, tmp_path: Path) -> tuple[str, Path]:
+    """The name of a format, and the folder of clips in it."""
     name = request.param
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    FORMS[name](scan(videos), tmp_path / "clips")
+    FORMATS[name](scan(videos), tmp_path / "clips")
     return name, tmp_path / "clips"
 
 
@@ -49,8 +49,8 @@ def config(folder: Path) -> DataConfig:
     return DataConfig(str(folder), frames=8, height=16, width=16, holdout=0.0)
 
 
-def test_the_frames_are_the_same(form: tuple[str, Path], videos: Path) -> None:
-    name, folder = form
+def test_the_frames_are_the_same(clips_in: tuple[str, Path], videos: Path) -> None:
+    name, folder = clips_in
     expected, found = FolderSource(config(videos)), FolderSource(config(folder))
     assert len(found.clips) == CLIPS and not found.skipped
     assert found.spec.fps == pytest.approx(12.5, rel=1e-3)
@@ -60,9 +60,11 @@ def test_the_frames_are_the_same(form: tuple[str, Path], videos: Path) -> None:
         assert np.abs(ours - theirs).max() <= (0 if name in {*LOSSLESS, "WebDataset"} else 8)  # the mp4 is copied
 
 
-def test_a_resumed_run_equals_an_unbroken_one(form: tuple[str, Path], tiny: Callable, cpu: Runtime, tmp_path) -> None:
+def test_a_resumed_run_equals_an_unbroken_one(
+    clips_in: tuple[str, Path], tiny: Callable, cpu: Runtime, tmp_path
+) -> None:
     def go(steps: int, out: str, resume: bool = False) -> checkpoint.Checkpoint:
-        experiment = replace(tiny(steps=steps), data=config(form[1]))
+        experiment = replace(tiny(steps=steps), data=config(clips_in[1]))
         return checkpoint.load(
             train(experiment, tmp_path / out, source=FolderSource(experiment.data), runtime=cpu, resume=resume)
         )
@@ -74,15 +76,17 @@ def test_a_resumed_run_equals_an_unbroken_one(form: tuple[str, Path], tiny: Call
         torch.testing.assert_close(getattr(resumed, part), getattr(unbroken, part), rtol=0, atol=0)
 
 
-def test_it_is_measured(form: tuple[str, Path], videos: Path, kinema: Callable) -> None:
+@pytest.mark.slow
+def test_it_is_measured(clips_in: tuple[str, Path], videos: Path, kinema: Callable) -> None:
     size = ("--frames", 8, "--height", 16, "--width", 16)
-    code, out, err = kinema("evaluate", form[1], "--against", videos, "--clips", 6, "--force", *size)
+    code, out, err = kinema("evaluate", clips_in[1], "--against", videos, "--clips", 6, "--force", *size)
     assert code == 0, err
     assert "sharpness" in out
 
 
-def test_it_is_checked(form: tuple[str, Path], kinema: Callable, tmp_path: Path) -> None:
-    code, out, err = kinema("data", "check", form[1], "--out", tmp_path / "sheet.png")
+@pytest.mark.slow
+def test_it_is_checked(clips_in: tuple[str, Path], kinema: Callable, tmp_path: Path) -> None:
+    code, out, err = kinema("data", "check", clips_in[1], "--out", tmp_path / "sheet.png")
     assert code == 0, err
     assert f"{CLIPS} found, {CLIPS} usable, 0 skipped" in out
     assert (tmp_path / "sheet.png").exists()
