@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from kinema.runtime.device import Precision
 from kinema.types import ClipSpec
 
 __all__ = ["Experiment", "TrainConfig"]
+
+MOST_STEPS, MOST_BATCH, MOST_SEED = 10**12, 2**20, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,20 @@ class TrainConfig:
     """The most minutes between sample sheets; the first comes within a minute, and the time between them doubles."""
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise ValueError(f"minutes must be more than 0 and a number, not {self.minutes}")
-        if self.batch < 1 or not 0 < self.lr < float("inf") or not 0 <= self.ema_decay < 1:
-            raise ValueError("batch must be at least 1, lr more than 0 and ema_decay in [0, 1)")
+        for name, least, most in (("steps", 1, MOST_STEPS), ("batch", 1, MOST_BATCH), ("seed", 0, MOST_SEED)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} must be at least {least} and at most {most:,}, not {value}")
+        for name in ("minutes", "lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:  # as NaN is not
+                raise ValueError(f"{name} must be more than 0 and a number, not {value}")
+        for name in ("weight_decay", "save_every_minutes", "sample_every_minutes"):
+            if not 0 <= (value := getattr(self, name)) < inf:
+                raise ValueError(f"{name} must be at least 0 and a number, not {value}")
+        for decay in (self.ema_decay, *self.betas):
+            if not 0 <= decay < 1:
+                raise ValueError(f"ema_decay and betas must be at least 0 and below 1, not {decay}")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"cooldown is a share of the budget, from 0 to 1, not {self.cooldown:g}")
 

@@ -271,6 +271,21 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
         (["train", "mocogan", "--out", "x", "--steps", "0", *TINY], "steps must be at least 1"),
         (["train", "mocogan", "--out", "x", "--minutes", "-1", *TINY], "minutes must be more than 0"),
         (["train", "mocogan", "--out", "x", "--steps", "1", "--train.batch", "0"], "batch must be at least 1"),
+        *(
+            (["train", "mocogan", "--out", "x", "--steps", "1", f"--train.{name}", *values], f"{said} must be ")
+            for name, values, said in (
+                ("batch", [str(10**30)], "batch"),
+                ("seed", ["-1"], "seed"),
+                ("lr", ["nan"], "lr"),
+                ("clip-norm", ["-1"], "clip_norm"),
+                ("clip-norm", ["nan"], "clip_norm"),
+                ("weight-decay", ["inf"], "weight_decay"),
+                ("save-every-minutes", ["nan"], "save_every_minutes"),
+                ("sample-every-minutes", ["-1"], "sample_every_minutes"),
+                ("ema-decay", ["nan"], "ema_decay and betas"),
+                ("betas", ["0.9", "1"], "ema_decay and betas"),
+            )
+        ),
         (["train", "mocogan", "--out", "x", "--steps", "1", "--data.frames", "0"], "frames is 0"),
         (["train", "mocogan", "--out", "x", "--steps", "1", *TINY, "--data.height", "20"], "multiples of 16"),
         (["train", "mocogan", "--out", "x", "--steps", "many"], "many"),

@@ -82,7 +82,11 @@ def detect_runtime(device: str = "auto", precision: Precision = "auto") -> Runti
     `device` is "auto" (CUDA, else Apple's MPS, else the CPU), "cpu" or a torch device. Each process on
     a machine takes the GPU of its local rank. Raises ValueError if the device cannot be used.
     """
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    try:
+        ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    except ValueError:
+        stated = f"$WORLD_SIZE {os.environ.get('WORLD_SIZE')!r} and $RANK {os.environ.get('RANK')!r}"
+        raise ValueError(f"{stated} must be numbers, as torchrun sets them: unset them to train alone") from None
     if device == "auto":
         device = _best_device()
     try:
