@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.array_headers import HEADER_LOCK
 from kinema.data.cache import (
     atomic_write,
     cache_folder,
@@ -92,7 +93,8 @@ class DecodedClip:
 
     def audio(self, start: float, seconds: float) -> Float32[np.ndarray, " samples"]:
         """The sound of a stretch of the clip, with silence after its end."""
-        samples = np.load(_audio_path(self.path), mmap_mode="r")
+        with HEADER_LOCK:
+            samples = np.load(_audio_path(self.path), mmap_mode="r")
         first, count = round(start * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
         audio = samples[first : first + count].astype(np.float32) / FULL_SCALE
         return np.pad(audio, (0, count - len(audio)))
@@ -263,7 +265,8 @@ def _read_metadata(path: Path) -> Metadata | None:
 def _open_frames(path: Path) -> DecodedClip | None:
     """The frames in the cache at `path`; None where they are missing or incomplete."""
     try:
-        frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
+        with HEADER_LOCK:
+            frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
         known = _read_metadata(path)
         return None if known is None else _decoded(path, frames.offset, frames.shape, known)
     except (OSError, ValueError, EOFError):

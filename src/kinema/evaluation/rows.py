@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.array_headers import HEADER_LOCK
 from kinema.data.cache import atomic_write, cache_folder, cache_limit, code_digest, digest
 from kinema.data.writing import from_uint8
 from kinema.evaluation.clip_sets import BATCH, ClipBatch, ClipSet
@@ -215,7 +216,7 @@ def _load(path: Path) -> Arrays | None:
     try:
         with suppress(PermissionError):  # of a cache that may only be read
             os.utime(path)
-        with np.load(path, allow_pickle=False) as found:
+        with HEADER_LOCK, np.load(path, allow_pickle=False) as found:
             return dict(found) if found.keys() >= set(OTHERS) else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from kinema.data.array_headers import HEADER_LOCK
 from kinema.data.readers.errors import ReadError
 
 __all__ = ["read_actions", "to_actions"]
@@ -22,7 +23,8 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
     path = Path(path).expanduser()
     try:
         if path.suffix.lower() == ".npy":
-            table = np.load(path, allow_pickle=False)
+            with HEADER_LOCK:
+                table = np.load(path, allow_pickle=False)
         elif path.suffix.lower() == ".csv":
             table = _csv(path.read_text(encoding="utf-8-sig"))
         else:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from kinema.data.array_headers import HEADER_LOCK
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError
 
 __all__ = ["ArrayReader"]
@@ -127,7 +128,8 @@ def _arrays(path: Path) -> Iterator[dict[str, _Stored]]:
             elif path.suffix.lower() == ".npz":
                 yield _of_npz(path, path.stat().st_mtime_ns)
             else:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                with HEADER_LOCK:
+                    array = np.load(path, mmap_mode="r", allow_pickle=False)
                 yield {"": _Stored(array.shape, array.dtype, lambda k: array if k is None else array[k])}
     except ReadError:
         raise
@@ -142,7 +144,7 @@ def _of_npz(path: Path, changed: int) -> dict[str, _Stored]:
     found = {}
     with zipfile.ZipFile(path) as file:
         for name in file.namelist():
-            with suppress(ValueError), file.open(name) as member:  # what is no array says nothing
+            with suppress(ValueError), HEADER_LOCK, file.open(name) as member:  # what is no array says nothing
                 version = np.lib.format.read_magic(member)
                 headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
                 shape, _, dtype = headers[version[0] > 1](member)
@@ -158,7 +160,7 @@ def _read_npz(path: Path, changed: int, name: str, k: int | None) -> np.ndarray:
 
 @lru_cache(maxsize=1)  # clips of one array are read one after another
 def _whole_npz(path: Path, changed: int, name: str) -> np.ndarray:
-    with zipfile.ZipFile(path) as file, file.open(name) as member:
+    with HEADER_LOCK, zipfile.ZipFile(path) as file, file.open(name) as member:
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
