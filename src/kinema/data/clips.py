@@ -471,7 +471,8 @@ class FolderSource(FolderClips):
                 clip = (clip + 1) % len(self._entries)
                 continue
             self._request([clip])
-            self._keep(clip, self._pending.pop(clip).result())
+            if self._keep(clip, self._pending.pop(clip).result()):
+                break  # even if another process has removed it again: reading it decodes it anew
         return clip
 
 
