@@ -110,7 +110,7 @@ def test_a_resumed_run_keeps_its_held_out_files(clips: Path, tmp_path: Path, kin
     ("words", "message"),
     [
         (["--minutes", "inf"], "minutes must be more than 0 and a number"),
-        (["--steps", 1, "--train.lr", "nan"], "lr more than 0"),
+        (["--steps", 1, "--train.lr", "nan"], "lr must be more than 0"),
         (["--steps", 1, "--data.fps", 1e9], "above 0 and at most 1000"),
         (["--steps", 1, "--data.height", 80000], "it must be 1 to 8192"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,13 @@ def test_a_folder_of_broken_clips_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(np.zeros(100, np.uint8).tobytes())
     with pytest.raises(ValueError, match=r"none of its 1 clips can be used; the first is a.mp4: FFmpeg cannot read it"):
         chosen(tmp_path)
+
+
+@pytest.mark.parametrize(("rates", "said"), [((8, 8), "8 frames a second"), ((5, 30), "5 to 30 frames a second")])
+def test_a_rate_of_a_table_counts(tmp_path: Path, cpu: Runtime, rates: tuple[int, int], said: str) -> None:
+    for name, fps in zip("ab", rates, strict=True):
+        np.save(tmp_path / f"{name}.npy", np.zeros((60, 32, 32, 3), np.uint8))
+        (tmp_path / f"{name}.npy.json").write_text(json.dumps({"fps": fps}))
+    choice = choose(str(tmp_path), cpu)
+    assert said in next(reason.why for reason in choice.reasons if reason.what == "time")
+    assert choice.experiment.data.fps == (None if rates[0] == rates[1] else 5)

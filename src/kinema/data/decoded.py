@@ -29,7 +29,7 @@ from kinema.data.cache import (
     entry_lock,
     write_header,
 )
-from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, find_reader
+from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, clip_info, find_reader
 
 __all__ = ["SAMPLE_BYTES", "ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
 
@@ -154,7 +154,7 @@ class ClipCache:
         """What the head of a clip says, without decoding it, or the reason why it cannot be used."""
         clip, known = entry.clip, _read_metadata(entry.path)
         try:
-            fps = known.fps if known else self.fps or clip.fps or entry.reader.info(clip).fps
+            fps = known.fps if known else self.fps or clip_info(clip).fps
             actions = entry.reader.actions(clip)
         except ReadError as error:
             return error.reason if error.path == clip.path else str(error)
@@ -222,8 +222,8 @@ class ClipCache:
 
     def _write_frames(self, entry: ClipEntry) -> DecodedClip:
         height, width = self.size
-        info = entry.reader.info(entry.clip)
-        own = self.fps or entry.clip.fps or info.fps
+        info = clip_info(entry.clip)
+        own = self.fps or info.fps
         fps, numbers, brightest, blank = own if self.fps or self.audio else None, [], 0, 0
         frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:

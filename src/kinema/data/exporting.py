@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from kinema.data.folder import Folder, Skipped, clip_name
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.data.readers.base import Clip, ReadError, find_reader
 from kinema.types import Progress
 
-__all__ = ["Action", "clip_info", "export_each", "frames_and_actions"]
+__all__ = ["Action", "export_each", "frames_and_actions"]
 
 Action = Float32[np.ndarray, " A"]
 
@@ -29,15 +28,6 @@ def export_each(folder: Folder, write: Callable[[Clip], None], progress: Progres
             skipped.append(Skipped(clip_name(clip, folder.root), error.reason))
         progress(done, len(folder.clips))
     return tuple(sorted(skipped, key=lambda one: one.name))
-
-
-def clip_info(clip: Clip) -> ClipInfo:
-    """What is known of a clip, with its own rate where the file says none; raises ReadError where it cannot be read."""
-    try:
-        info = find_reader(clip.path).info(clip)
-    except OSError as error:
-        raise ReadError(clip.path, str(error.strerror or error)) from error
-    return info if clip.fps is None else replace(info, fps=clip.fps)
 
 
 def frames_and_actions(clip: Clip, fps: float | None) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], Action | None]]:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from kinema.data.exporting import Action, clip_info, export_each, frames_and_actions
+from kinema.data.exporting import Action, export_each, frames_and_actions
 from kinema.data.folder import Folder, Skipped
-from kinema.data.readers.base import Clip, ClipInfo, ReadError
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info
 from kinema.data.readers.lerobot import ACTION, INFO
 from kinema.data.writing import new_folder, open_video
 from kinema.types import Progress, no_progress

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.exporting import clip_info, export_each, frames_and_actions
+from kinema.data.exporting import export_each, frames_and_actions
 from kinema.data.folder import Folder, Skipped, clip_name
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info, find_reader
 from kinema.data.readers.video import VideoReader
 from kinema.data.writing import FPS_RANGE, new_folder, open_video
 from kinema.types import Progress, no_progress

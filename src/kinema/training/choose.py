@@ -12,7 +12,7 @@ import numpy as np
 
 from kinema.data.clips import DataConfig
 from kinema.data.folder import Folder, clip_name, labels_are_names, scan
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, find_reader
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info
 from kinema.experiment import Experiment
 from kinema.presets import preset
 from kinema.registry import WORLDS
@@ -84,8 +84,8 @@ def survey(clips: Sequence[Clip], most: int = SAMPLED) -> list[ClipInfo]:
 
     def info(place: int) -> ClipInfo | None:
         try:
-            return find_reader(clips[place].path).info(clips[place])
-        except (ReadError, OSError):
+            return clip_info(clips[place])
+        except ReadError:
             return None
 
     with ThreadPoolExecutor(cpu_count()) as pool:
@@ -96,12 +96,10 @@ def _no_clips(folder: Folder) -> str:
     """Why the first of a folder's clips cannot be opened."""
     clip = folder.clips[0]
     try:
-        find_reader(clip.path).info(clip)
+        clip_info(clip)
         reason = "it can be opened now, and could not before"
     except ReadError as error:
         reason = error.reason
-    except OSError as error:
-        reason = str(error.strerror)
     name = clip_name(clip, folder.root)
     return f"{folder.root}: none of its {len(folder.clips)} clips can be used; the first is {name}: {reason}"
 

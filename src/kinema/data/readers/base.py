@@ -27,6 +27,7 @@ __all__ = [
     "ReadError",
     "Reader",
     "check_pixels",
+    "clip_info",
     "find_reader",
     "over_black",
     "probe",
@@ -228,7 +229,21 @@ def read_audio(path: str | Path, rate: int, seconds: float | None = None) -> Flo
     return find_reader(path).audio(Clip(path, stop=seconds), rate)
 
 
+def clip_info(clip: Clip) -> ClipInfo:
+    """What can be known of a clip without decoding all of it, at the rate of `Clip.fps` where it has one.
+
+    Raises ReadError where it cannot be read.
+    """
+    try:
+        info = find_reader(clip.path).info(clip)
+    except OSError as error:
+        raise ReadError(clip.path, str(error.strerror or error)) from error
+    if clip.fps is None:
+        return info
+    seconds = None if info.seconds is None else info.seconds * info.fps / clip.fps
+    return replace(info, fps=clip.fps, seconds=seconds)
+
+
 def probe(clip: Clip) -> ClipInfo:
     """What a clip holds, its frames counted by decoding all of them; raises ReadError where it is bad."""
-    reader = find_reader(clip.path)
-    return replace(reader.info(clip), frames=sum(1 for _ in reader.frames(clip)))
+    return replace(clip_info(clip), frames=sum(1 for _ in find_reader(clip.path).frames(clip)))
