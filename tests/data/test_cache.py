@@ -210,3 +210,13 @@ def test_batches_are_the_same_whatever_the_limit(tmp_path: Path, monkeypatch, gi
         assert torch.equal(expected.frames, got.frames)
         assert expected.conditions.audio is not None and got.conditions.audio is not None
         assert torch.equal(expected.conditions.audio, got.conditions.audio)
+
+
+def test_an_entry_that_is_being_written_stays(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KINEMA_CACHE_GB", "1e-6")
+    write_entry(tmp_path, "a", 2000, used=10)
+    (tmp_path / "clips/a.0123.part").touch()
+    write_entry(tmp_path, "b", 2000, used=5)
+    write_entry(tmp_path, "c", 2000, used=0)
+    CacheLimit(tmp_path).written(2000)
+    assert sorted(path.stem for path in (tmp_path / "clips").glob("*.npy")) == ["a", "c"]

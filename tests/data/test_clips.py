@@ -379,3 +379,14 @@ def test_a_file_that_is_gone_or_changed_is_left_out_of_later_batches(tmp_path: P
     shutil.rmtree(cache)
     with pytest.raises(NoClips, match="none of its 3 clips can be used"):
         source.batch(1, 3, seed=0)
+
+
+def test_files_that_cannot_be_used_are_not_those_held_out(tmp_path: Path, make_clip: Callable) -> None:
+    for number in range(6):
+        make_clip(f"clips/{number}.mp4", frames=8)
+    config = DataConfig(str(tmp_path / "clips"), 4, 16, 16, cache=str(tmp_path / "cache"))
+    held = [clip.path.name for clip in FolderClips(config, "held out").clips]
+    for number in range(20):
+        (tmp_path / f"clips/sheet{number}.png").write_bytes(b"x")
+    (tmp_path / "clips/b.mp4").write_bytes(b"x")
+    assert [clip.path.name for clip in FolderClips(config, "held out").clips] == held and len(held) == 1

@@ -140,3 +140,18 @@ def test_a_rate_of_the_metadata_counts(tmp_path: Path) -> None:
     assert export_clips(scan(tmp_path / "clips"), tmp_path / "robot") == (1, ())
     info = find_reader(tmp_path / "robot").info(scan(tmp_path / "robot").clips[0])
     assert (info.fps, info.frames) == (10, 6)
+
+
+def test_what_is_left_out_or_changed_is_said(tmp_path: Path, kinema: Callable) -> None:
+    (tmp_path / "clips").mkdir()
+    lines = ["file_name,caption,label,actions,split,patient"]
+    for clip, (fps, columns) in enumerate([(10, 2), (10, 2), (20, 2), (10, 3)]):
+        write_video(tmp_path / f"clips/{clip}.mp4", np.zeros((12, 31, 32, 3), np.uint8), fps, np.zeros(16_000, "f4"))
+        np.save(tmp_path / f"clips/{clip}.npy", np.zeros((12, columns), np.float32))
+        lines.append(f"{clip}.mp4,a task,x,{clip}.npy,{'test' if clip == 1 else 'train'},p{clip}")
+    (tmp_path / "clips/metadata.csv").write_text("\n".join(lines))
+    code, out, err = kinema("export-clips", tmp_path / "clips", "--out", tmp_path / "robot")
+    assert (code, out) == (0, f"{tmp_path / 'robot'}: 3 episodes\n")
+    assert "has no sound, labels, splits, groups, such as patients: they are left out (--format webdataset has)" in err
+    assert "1 clip is resampled to 10 frames a second" in err
+    assert "skipped 3.mp4: its actions have 3 numbers a frame, and others 2" in err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.clips import DataConfig, FolderClips, FolderSource
 from kinema.data.folder import Folder, scan
 from kinema.data.readers.base import Clip, find_reader
 from kinema.data.webdataset_writing import WebDatasetWriter, export_clips
@@ -183,3 +183,12 @@ def test_a_clip_that_breaks_off_leaves_no_part_of_a_sample(clips: Path, tmp_path
     count, skipped = export_clips(found, tmp_path / "out")
     assert count == 2 and [one.name for one in skipped] == ["b"]
     assert {name[:6] for name in members(tmp_path / "out/clips-000000.tar")} == {"000000", "000001"}
+
+
+def test_samples_of_a_shard_are_held_out_alone(tmp_path: Path, kinema: Callable) -> None:
+    (tmp_path / "clips").mkdir()
+    for clip in range(20):
+        write_video(tmp_path / f"clips/{clip:02d}.mp4", np.full((6, 16, 16, 3), 10 * clip, np.uint8), 10)
+    assert kinema("export-clips", tmp_path / "clips", "--out", tmp_path / "out", "--format", "webdataset")[0] == 0
+    config = DataConfig(str(tmp_path / "out"), 4, 16, 16, cache=str(tmp_path / "cache"))
+    assert len(FolderClips(config, "held out").clips) == 2

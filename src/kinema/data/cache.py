@@ -147,18 +147,20 @@ class CacheLimit:
     def _entries(self) -> list[tuple[float, int, list[Path]]]:
         """When each entry was used last, its bytes and its files: those whose names agree up to the first full stop."""
         found: dict[Path, tuple[float, int, list[Path]]] = {}
+        unfinished = set[Path]()  # of several files, of which some are there
         for name in LIMITED:
             for folder, _, files in os.walk(self.root / name):
                 for file in files:
                     path = Path(folder, file)
                     with suppress(OSError):  # it was removed meanwhile
                         stat = path.stat()
-                        if path.suffix == PART and time.time() - stat.st_mtime < ABANDONED:
-                            continue
                         entry = path.with_name(file.partition(".")[0])
+                        if path.suffix == PART and time.time() - stat.st_mtime < ABANDONED:
+                            unfinished.add(entry)
+                            continue
                         used, size, others = found.get(entry, (0.0, 0, []))
                         found[entry] = max(used, stat.st_mtime), size + stat.st_size, [*others, path]
-        return list(found.values())
+        return [files for entry, files in found.items() if entry not in unfinished]
 
 
 def write_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:

@@ -171,7 +171,7 @@ class FolderClips:
         """Find the clips."""
         folder = scan(config.source, config.label, config.camera)
         self.config, self.folder, self.classes, self._root = config, folder, folder.classes, folder.root
-        self._skipped, held = [*folder.skipped], held_out(folder, config.holdout)
+        self._skipped = [*folder.skipped]
         least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
         size = config.height, config.width, config.fit
         self._cache = ClipCache(least, *size, config.fps, config.audio, config.cache, len(folder.clips))
@@ -186,6 +186,8 @@ class FolderClips:
             if isinstance(reason, str):
                 self._skip(clip, reason)
         self._opened = [one for one in opened.values() if isinstance(one, Opened)]
+        usable = [clip for number, (clip, _) in enumerate(entries) if not isinstance(opened.get(number), str)]
+        held = held_out(replace(folder, clips=tuple(usable)), config.holdout)
         self._entries: list[ClipEntry] = []
         self._others: list[ClipEntry] = []  # of the other part
         for number, (clip, entry) in enumerate(entries):

@@ -64,6 +64,8 @@ def save_folder(
     Source: https://huggingface.co/docs/datasets/video_dataset
     """
     splits: Mapping[str, Any] = dataset if isinstance(dataset, Mapping) else {"": dataset}
+    if wrong := [type(one).__name__ for one in splits.values() if not hasattr(one, "with_format")]:
+        raise ValueError(f"a {wrong[0]} is no dataset: make it one with datasets.Dataset.from_list")
     if bad := [name for name in splits if name and not NAME.fullmatch(name)]:
         raise ValueError(f"the split {bad[0]!r} is no name of a folder: give it one of letters, digits and _")
     by_folder_name = {True, False} <= {SPLITS.get(name.lower()) for name in splits}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
@@ -18,7 +19,7 @@ from jaxtyping import Int64, UInt8
 
 from kinema.data.exporting import Action, export_each, frames_and_actions
 from kinema.data.folder import Folder, Skipped
-from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info
+from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info, find_reader
 from kinema.data.readers.lerobot import ACTION, INFO
 from kinema.data.writing import new_folder, open_video
 from kinema.types import Progress, no_progress
@@ -47,8 +48,9 @@ def export_clips(folder: Folder, out: Path, progress: Progress = no_progress) ->
     """Write a folder's clips as a LeRobot dataset; return how many were written, and those that were not and why.
 
     Their captions, or else their labels, are the tasks. All have the size that most clips have, and others are skipped;
-    all have the rate that most have, and others are resampled to it with their actions. Raises ValueError where no clip
-    can be written, or `out` is there already.
+    all have the rate that most have, and others are resampled to it with their actions. Clips whose actions have other
+    numbers a frame than the first are skipped. A warning names what the format has no place for, and what is changed.
+    Raises ValueError where no clip can be written, or `out` is there already.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         infos = dict(zip(folder.clips, pool.map(_info, folder.clips), strict=True))
@@ -58,17 +60,49 @@ def export_clips(folder: Folder, out: Path, progress: Progress = no_progress) ->
         raise ValueError(f"{folder.root}: no clip can be read; the first is {first.path}: {infos[first]}")
     size = Counter((info.width, info.height) for info in found).most_common(1)[0][0]
     fps = Counter(round(info.fps, 3) for info in found).most_common(1)[0][0]
+    widths: list[int] = []  # of the actions of clips that were begun
     with LeRobotWriter(out, fps) as writer:
 
         def write(clip: Clip) -> None:
             info = infos[clip]
             if not isinstance(info, ClipInfo):
                 raise ReadError(clip.path, info)
-            rate = None if abs(info.fps / fps - 1) < SAME_RATE else fps
+            rate = None if _is_same(info.fps, fps) else fps
+            actions = find_reader(clip.path).actions(clip)
+            width = 0 if actions is None else actions.shape[1]
+            if writer.episodes and width != widths[-1]:
+                raise ReadError(clip.path, f"its actions have {width} numbers a frame, and others {widths[-1]}")
+            widths.append(width)
             writer.write(_frames(clip, size, rate), clip.caption or clip.label or "")
 
         skipped = export_each(folder, write, progress)
-        return writer.episodes, skipped
+    for line in _changes(folder.clips, found, size, fps):
+        warnings.warn(f"{out}: {line}", stacklevel=1)  # of kinema, for the command line to show
+    return writer.episodes, skipped
+
+
+def _is_same(a: float, b: float) -> bool:
+    """Whether two rates are the same."""
+    return abs(a / b - 1) < SAME_RATE
+
+
+def _changes(clips: Sequence[Clip], infos: Sequence[ClipInfo], size: tuple[int, int], fps: float) -> list[str]:
+    """What is left out of a dataset or changed, a line each."""
+    has = {
+        "sound": any(info.sample_rate for info in infos),
+        "labels": any(clip.label is not None and clip.caption for clip in clips),  # else they are the tasks
+        "splits": any(clip.split for clip in clips),
+        "groups, such as patients": any(clip.group for clip in clips),
+    }
+    lines = []
+    if left_out := [name for name, there in has.items() if there]:
+        lines.append(f"a LeRobot dataset has no {', '.join(left_out)}: they are left out (--format webdataset has)")
+    if other := sum(not _is_same(info.fps, fps) for info in infos):
+        are = "1 clip is" if other == 1 else f"{other} clips are"
+        lines.append(f"{are} resampled to {fps:g} frames a second, the rate of most")
+    if size[0] % 2 or size[1] % 2:
+        lines.append(f"sides of {size[0]}x{size[1]} pixels become even, the last row or column repeated")
+    return lines
 
 
 def _info(clip: Clip) -> ClipInfo | str:

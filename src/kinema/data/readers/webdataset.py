@@ -38,6 +38,7 @@ class WebDatasetReader(Reader):
     """
 
     suffixes = frozenset({".tar"})
+    groups_are = "sample"
 
     def clips(self, path: Path) -> Sequence[Clip]:
         """A clip for each sample; one for a bad shard."""
@@ -168,7 +169,7 @@ def _clip(path: Path, name: str, sample: _Sample, file: tarfile.TarFile) -> Clip
         label=text(LABEL) or tables.cell(row, ("label",)),
         caption=text(CAPTION) or tables.cell(row, tables.CAPTION),
         actions=path if ACTIONS in sample.others else None,
-        group=tables.cell(row, tables.GROUP),
+        group=tables.cell(row, tables.GROUP, f"{path.name}/{name}"),  # or all of a shard would be held out or none
         split=tables.cell(row, tables.SPLIT),
     )
 
