@@ -19,6 +19,7 @@ import torch
 from kinema.data import cache
 from kinema.data.cache import CacheLimit, atomic_write, entry_lock
 from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.decoded import ClipCache
 from kinema.data.writing import write_video
 
 DECODE = """
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 
 from kinema.data.clips import DataConfig, FolderSource
+from kinema.data.decoded import ClipCache
 from kinema.data.readers.base import ClipInfo, Reader
 from kinema.registry import READERS
 
@@ -220,3 +222,16 @@ def test_an_entry_that_is_being_written_stays(tmp_path: Path, monkeypatch) -> No
     write_entry(tmp_path, "c", 2000, used=0)
     CacheLimit(tmp_path).written(2000)
     assert sorted(path.stem for path in (tmp_path / "clips").glob("*.npy")) == ["a", "c"]
+
+
+def test_a_cache_that_holds_no_batch_is_not_filled_in_circles(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KINEMA_CACHE_GB", "1e-9")
+    (tmp_path / "clips").mkdir()
+    for clip in range(12):
+        write_video(tmp_path / f"clips/{clip}.mp4", np.full((8, 16, 16, 3), 20 * clip, np.uint8), 25.0)
+    written, write = [], ClipCache._write
+    monkeypatch.setattr(ClipCache, "_write", lambda cache, entry: written.append(entry) or write(cache, entry))
+    source = FolderSource(DataConfig(str(tmp_path / "clips"), 4, 16, 16, holdout=0, cache=str(tmp_path / "cache")))
+    for step in range(6):
+        source.batch(step, 6, seed=0)
+    assert len(written) <= 12 + 6 * 3 * 6  # when it is asked for, ahead of that, and when it is read

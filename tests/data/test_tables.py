@@ -299,3 +299,10 @@ def test_a_caption_may_have_several_lines(tmp_path: Path) -> None:
     put(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "metadata.csv").write_text('file_name,caption\na.mp4,"a dog\nthat runs"\nb.mp4,"a ""cat\n"""\n')
     assert [clip.caption for clip in scan(tmp_path).clips] == ["a dog\nthat runs", 'a "cat\n"']
+
+
+def test_a_row_of_json_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "caption": "x", "Caption": "y"}')
+    with pytest.raises(ValueError, match="line 1: it has two columns caption: rename one of them"):
+        scan(tmp_path)

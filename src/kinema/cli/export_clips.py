@@ -27,8 +27,8 @@ FORMATS = {
 class Arguments:
     """Write a folder of clips, real or generated, as a LeRobot dataset (v3.0) or as WebDataset shards.
 
-    Captions, actions and the rest of the metadata come along. A LeRobot dataset has clips of one size and rate; in
-    shards each video file stays as it is, and what is no video file becomes one.
+    Captions and actions come along, and in shards sound, labels, splits and groups too. A LeRobot dataset has clips of
+    one size and rate; in shards each video file stays as it is, and what is no video file becomes one.
 
     Example: kinema export-clips clips/ --out robot/
     """

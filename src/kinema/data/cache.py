@@ -118,8 +118,8 @@ class CacheLimit:
         self._left = 0.0  # bytes that may be written before the cache is looked through
 
     def limit_bytes(self) -> float:
-        """The limit; the cache is looked through for it."""
-        return self._limit(sum(size for _, size, _ in self._entries()))
+        """The limit; where none is stated the cache is looked through for it."""
+        return self._stated or self._limit(sum(size for _, size, _ in self._entries()))
 
     def written(self, size: int) -> None:
         """Note that so many bytes were written, and remove old entries where there are too many; not the newest."""

@@ -251,7 +251,7 @@ class FolderClips:
         return len(self._entries) * (float(np.mean(sizes or 0)) + sound)
 
     def cache_bytes(self) -> float:
-        """The bytes that the cache may take; it is looked through for it."""
+        """The bytes that the cache may take."""
         return self._cache.limit.limit_bytes()
 
     @property
@@ -466,16 +466,17 @@ class FolderSource(FolderClips):
 
     def _first_usable(self, clip: int) -> int:
         """The number of this clip, or else of the next that can be used; it is decoded."""
-        while not self._is_there(clip):
+        while True:
+            if clip in self._pending:
+                self._keep(clip, self._pending.pop(clip).result())
+            if clip in self._decoded:  # if the cache had no room for it, it is decoded again where it is read
+                return clip
             if len(self._bad) == len(self._entries):
                 raise self._no_clips()
             if clip in self._bad:
                 clip = (clip + 1) % len(self._entries)
-                continue
-            self._request([clip])
-            if self._keep(clip, self._pending.pop(clip).result()):
-                break  # even if another process has removed it again: reading it decodes it anew
-        return clip
+            else:
+                self._request([clip])
 
 
 @cache

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from kinema.data.folder import Folder, Skipped, clip_name
 from kinema.data.readers.base import Clip, ReadError, find_reader
+from kinema.data.writing import new_folder
 from kinema.types import Progress
 
-__all__ = ["Action", "export_each", "frames_and_actions"]
+__all__ = ["Action", "FolderWriter", "export_each", "frames_and_actions"]
 
 Action = Float32[np.ndarray, " A"]
+W = TypeVar("W", bound="FolderWriter")
+
+
+class FolderWriter(ABC):
+    """A data set that is being written: a new folder, whose `path` must be free.
+
+    As a context manager it completes the data set at the end of the block and gives it its name; where the block
+    raises, nothing is left. Raises ValueError where `path` is there already, or nothing was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._stack = path, ExitStack()
+        self._folder = self._stack.enter_context(new_folder(path))
+
+    @abstractmethod
+    def _complete(self) -> None:
+        """Write what comes at the end; raises ValueError where there is nothing."""
+
+    def __enter__(self: W) -> W:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
+        with self._stack:
+            self._complete()
 
 
 def export_each(folder: Folder, write: Callable[[Clip], None], progress: Progress) -> tuple[Skipped, ...]:

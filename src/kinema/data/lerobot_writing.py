@@ -7,21 +7,19 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from fractions import Fraction
 from os import cpu_count
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from kinema.data.exporting import Action, export_each, frames_and_actions
+from kinema.data.exporting import Action, FolderWriter, export_each, frames_and_actions
 from kinema.data.folder import Folder, Skipped
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info, find_reader
 from kinema.data.readers.lerobot import ACTION, INFO
-from kinema.data.writing import new_folder, open_video
+from kinema.data.writing import open_video
 from kinema.types import Progress, no_progress
 
 __all__ = ["CAMERA", "LeRobotWriter", "export_clips"]
@@ -124,13 +122,11 @@ def _frames(
         yield frame, action
 
 
-class LeRobotWriter:
+class LeRobotWriter(FolderWriter):
     """A LeRobot dataset of format v3.0 that is being written: one camera, `CAMERA`, and a video for each episode.
 
-    As a context manager it completes the dataset at the end of the block and gives it its name, which must be free;
-    where the block raises, nothing is left. Videos are H.264 of even sides, the last row or column repeated where they
-    were odd. Statistics are of all pixels and rows. Raises ValueError where `path` is there already, pyarrow is
-    missing, or there are no episodes.
+    Videos are H.264 of even sides, the last row or column repeated where they were odd. Statistics are of all pixels
+    and rows. Raises ValueError where pyarrow is missing.
 
     Source: https://huggingface.co/docs/lerobot/lerobot-dataset-v3
     """
@@ -140,13 +136,13 @@ class LeRobotWriter:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
             raise ValueError("LeRobot datasets need pyarrow: pip install 'kinema[parquet]'") from None
-        self.path, self._fps = path, float(Fraction(fps).limit_denominator(1001))  # as `open_video` has it
-        self._stack, self._tasks = ExitStack(), dict[str, int]()
+        super().__init__(path)
+        self._fps = float(Fraction(fps).limit_denominator(1001))  # as `open_video` has it
+        self._tasks = dict[str, int]()
         self._rows: list[dict[str, Any]] = []  # of the metadata, by episode
         self._tables: list[dict[str, np.ndarray]] = []  # by episode: the columns of its frames
         self._levels: list[Int64[np.ndarray, "3 256"]] = []  # by episode: how many pixels have each level
         self._size: tuple[int, ...] = ()
-        self._folder = self._stack.enter_context(new_folder(path))
 
     @property
     def episodes(self) -> int:
@@ -209,25 +205,13 @@ class LeRobotWriter:
             "task_index": np.full(frames, task),
         }
 
-    def __enter__(self) -> LeRobotWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, traceback)
-            return
-        with self._stack:
-            if not self._rows:
-                raise ValueError(f"{self.path}: there are no episodes to write")
-            self._write_metadata()
-
-    def _write_metadata(self) -> None:
+    def _complete(self) -> None:
         """Write all but the videos."""
         import pyarrow
         import pyarrow.parquet
 
+        if not self._rows:
+            raise ValueError(f"{self.path}: there are no episodes to write")
         columns = {name: np.concatenate([table[name] for table in self._tables]) for name in self._tables[0]}
         info, stats = self._folder / INFO, _stats(columns, np.sum(self._levels, axis=0))
         info.parent.mkdir()

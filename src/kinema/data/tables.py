@@ -130,8 +130,13 @@ def _lines(table: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _lower(row: Any) -> Any:
-    """A row with the names of its columns in lower case."""
-    return {str(name).strip().lower(): value for name, value in row.items()} if isinstance(row, dict) else row
+    """A row with the names of its columns in lower case; raises ValueError where two are the same then."""
+    if not isinstance(row, dict):
+        return row
+    lower = [str(name).strip().lower() for name in row]
+    if double := [name for name in lower if lower.count(name) > 1]:
+        raise ValueError(f"it has two columns {double[0]}: rename one of them")
+    return dict(zip(lower, row.values(), strict=True))
 
 
 def _decoded(path: Path) -> str:

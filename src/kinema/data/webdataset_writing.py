@@ -8,17 +8,16 @@ import tarfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float32
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.exporting import export_each, frames_and_actions
+from kinema.data.exporting import FolderWriter, export_each, frames_and_actions
 from kinema.data.folder import Folder, Skipped, clip_name
 from kinema.data.readers.base import Clip, ClipInfo, ReadError, clip_info, find_reader
 from kinema.data.readers.video import VideoReader
-from kinema.data.writing import FPS_RANGE, new_folder, open_video
+from kinema.data.writing import FPS_RANGE, open_video
 from kinema.types import Progress, no_progress
 
 __all__ = ["WebDatasetWriter", "export_clips"]
@@ -64,7 +63,7 @@ def export_clips(folder: Folder, out: Path, progress: Progress = no_progress) ->
 
 
 def _is_whole_file(clip: Clip) -> bool:
-    """Whether a clip is a video file with nothing to cut or to time anew, of a suffix that its reader knows."""
+    """Whether a clip is a video file with nothing to cut and its own rate, of a suffix that its reader knows."""
     return (
         type(find_reader(clip.path)) is VideoReader
         and clip.path.suffix.lower() in VideoReader.suffixes
@@ -105,22 +104,19 @@ def _npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-class WebDatasetWriter:
+class WebDatasetWriter(FolderWriter):
     """WebDataset shards that are being written: a folder of `clips-000000.tar`, `clips-000001.tar` and on.
 
-    A shard has at most `most_samples` samples and, with more than one, about `most_bytes` bytes. As a context manager
-    it gives the folder its name, which must be free, at the end of the block; where the block raises, nothing is left.
-    Raises ValueError where `path` is there already, or there are no samples.
+    A shard has at most `most_samples` samples and, with more than one, about `most_bytes` bytes.
 
     Source: https://github.com/webdataset/webdataset, the README's section on the format.
     """
 
     def __init__(self, path: Path, most_samples: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> None:
-        self.path, self.samples, self.shards = path, 0, 0  # written so far
+        super().__init__(path)
+        self.samples = self.shards = 0  # written so far
         self._most_samples, self._most_bytes = most_samples, most_bytes
         self._in_shard = self._bytes = 0
-        self._stack = ExitStack()
-        self._folder = self._stack.enter_context(new_folder(path))
         self._opened = self._stack.enter_context(ExitStack())
         self._tar: tarfile.TarFile | None = None
 
@@ -150,15 +146,6 @@ class WebDatasetWriter:
                 self._tar.addfile(info, file)
         self.samples, self._in_shard, self._bytes = self.samples + 1, self._in_shard + 1, self._bytes + sum(sizes)
 
-    def __enter__(self) -> WebDatasetWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, traceback)
-            return
-        with self._stack:
-            if not self.samples:
-                raise ValueError(f"{self.path}: there are no samples to write")
+    def _complete(self) -> None:
+        if not self.samples:
+            raise ValueError(f"{self.path}: there are no samples to write")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kinema.data.array_headers import HEADER_LOCK
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.folder import scan
 from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError, find_reader
@@ -26,14 +27,16 @@ class PackReader(Reader):
     suffixes = frozenset({".pack"})
 
     def clips(self, path: Path) -> Sequence[Clip]:
-        arrays = np.load(path)
+        with HEADER_LOCK:
+            arrays = dict(np.load(path))
         if "long" not in arrays:
             return [Clip(path, name) for name in arrays]
         middle = len(arrays["long"]) / 2 / FPS
         return [Clip(path, "first", stop=middle), Clip(path, "second", middle)]
 
     def _array(self, clip: Clip) -> np.ndarray:
-        arrays = np.load(clip.path)
+        with HEADER_LOCK:
+            arrays = dict(np.load(clip.path))
         return arrays["long" if "long" in arrays else clip.member]
 
     def info(self, clip: Clip) -> ClipInfo:
