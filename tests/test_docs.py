@@ -165,6 +165,9 @@ def test_commands_of_records_exist(command, capsys):
     program, first, *words = shlex.split(command)
     if program == "kinema":
         assert flags_in(words) <= help_flags([first, *words], capsys)
+    elif program == "pytest":
+        assert [first, *words[:-1]] == ["-s", "-m", "slow"]
+        assert "pytest.mark.slow" in (ROOT / words[-1]).read_text()
     else:
         assert (program, first[:11]) == ("python", "benchmarks/")
         source = (ROOT / first).read_text() + (ROOT / "benchmarks" / "runs.py").read_text()
