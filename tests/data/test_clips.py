@@ -292,7 +292,7 @@ def test_a_full_disk_names_the_cache_and_the_way_out(five, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(decoded, "write_header", full)
+    monkeypatch.setattr(decoded, "ArrayWriter", full)
     with pytest.raises(ValueError, match=r"cache.clips \(No space left on device\).*KINEMA_CACHE"):
         FolderSource(five())
 

@@ -222,7 +222,7 @@ def test_a_full_disk_names_the_cache_and_the_way_out(clips, cpu, monkeypatch) ->
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(latents, "write_header", full)
+    monkeypatch.setattr(latents, "ArrayWriter", full)
     with pytest.raises(ValueError, match=r"cache.latents \(No space left on device\).*KINEMA_CACHE"):
         LatentSource(clips, codec_of(), cpu, 20)
 

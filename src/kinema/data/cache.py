@@ -17,7 +17,6 @@ from threading import Lock
 from typing import IO
 from uuid import uuid4
 
-import numpy as np
 from filelock import FileLock
 
 __all__ = [
@@ -161,11 +160,6 @@ class CacheLimit:
                         used, size, others = found.get(entry, (0.0, 0, []))
                         found[entry] = max(used, stat.st_mtime), size + stat.st_size, [*others, path]
         return [files for entry, files in found.items() if entry not in unfinished]
-
-
-def write_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
-    """Write the header of a .npy, whose values follow; there is room for axis 0 to grow."""
-    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
 
 PACKAGE = Path(__file__).parents[1]  # whose source code `code_digest` reads

@@ -29,6 +29,7 @@ from kinema.data.decoded import SAMPLE_BYTES, ClipCache, ClipEntry, DecodedClip,
 from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.holdout import held_out
 from kinema.data.readers.base import Clip, ClipInfo, ReadError
+from kinema.data.stored import Damaged
 from kinema.registry import WORLDS
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
 
@@ -245,8 +246,8 @@ class FolderClips:
 
     def decoded_bytes(self) -> float:
         """The bytes that all clips take once decoded, by those that are."""
-        sizes = [math.prod(decoded.shape) for decoded in self._decoded.values()]
-        seconds = [decoded.shape[0] / decoded.fps for decoded in self._decoded.values()]
+        sizes = [math.prod(decoded.stored.shape) for decoded in self._decoded.values()]
+        seconds = [decoded.length / decoded.fps for decoded in self._decoded.values()]
         sound = SAMPLE_BYTES * SAMPLE_RATE * float(np.mean(seconds or 0)) if self.config.audio else 0.0
         return len(self._entries) * (float(np.mean(sizes or 0)) + sound)
 
@@ -328,7 +329,7 @@ class FolderClips:
             columns = 0 if found.actions is None else found.actions.shape[1]
             if columns == self.spec.actions:
                 self._decoded[clip] = found
-                return found.shape[0]
+                return found.length
             found = f"it has actions of {columns} numbers a frame, and others of {self.spec.actions}"
         self._decoded.pop(clip, None)
         if clip not in self._bad:
@@ -342,22 +343,29 @@ class FolderClips:
 
     def frames(self, clip: int) -> UInt8[np.ndarray, "T H W 3"]:
         """All frames of a decoded clip."""
-        return self._read(clip, lambda decoded: decoded.read(0, decoded.shape[0]))
+        return self._read(clip, lambda decoded: decoded.read(0, decoded.length))
 
     def _read(self, clip: int, read: Callable[[DecodedClip], T]) -> T:
-        """What `read` reads of a decoded clip, which is decoded again where the cache had no room for it.
+        """What `read` reads of a decoded clip, which is decoded again where the cache lost or damaged it.
 
-        Raises ReadError where it cannot be decoded any longer.
+        Raises ReadError where it cannot be decoded any longer, and Damaged where that is of no use.
         """
+        damaged = False
         while True:
             try:
                 self._decoded[clip].touch()
                 return read(self._decoded[clip])
             except FileNotFoundError:
-                found = self._cache.decode(self._entries[clip])
-                if not self._keep(clip, found):
-                    reason = f"it was read before, and cannot be now: {found}"
-                    raise ReadError(self._entries[clip].clip.path, reason) from None
+                pass
+            except Damaged:
+                if damaged:  # again, as on a disk that fails
+                    raise
+                damaged = True
+                self._cache.remove(self._entries[clip])
+            found = self._cache.decode(self._entries[clip])
+            if not self._keep(clip, found):
+                reason = f"it was read before, and cannot be now: {found}"
+                raise ReadError(self._entries[clip].clip.path, reason)
 
     def read(self, windows: Sequence[tuple[int, int]], flips: Bool[np.ndarray, " size"] | None = None) -> Batch:
         """Windows given by the number of a decoded clip and the first frame, mirrored where `flips` is true.
@@ -374,7 +382,7 @@ class FolderClips:
             flipped = flips is not None and flips[row]
             frames[row] = rearrange(window[:, :, ::-1] if flipped else window, "t h w c -> t c h w")
             if decoded.actions is not None:
-                rows = np.minimum(np.arange(begin, begin + config.frames), decoded.shape[0] - 1)
+                rows = np.minimum(np.arange(begin, begin + config.frames), decoded.length - 1)
                 actions.append(decoded.actions[rows])
             if self.spec.audio and self.spec.fps is not None:
                 second, seconds = begin / self.spec.fps, config.frames / self.spec.fps
@@ -420,7 +428,7 @@ class FolderSource(FolderClips):
     @property
     def lengths(self) -> list[int]:
         """The frames of each clip that is decoded."""
-        return [self._decoded[clip].shape[0] for clip in sorted(self._decoded)]
+        return [self._decoded[clip].length for clip in sorted(self._decoded)]
 
     @property
     def padded(self) -> int:
@@ -450,7 +458,7 @@ class FolderSource(FolderClips):
         places = np.random.default_rng((seed, 1, step, rank)).random(size)
         windows = []
         for clip, place in zip(clips, places, strict=True):
-            starts = max(1, self._decoded[clip].shape[0] - self.config.frames + 1)
+            starts = max(1, self._decoded[clip].length - self.config.frames + 1)
             windows.append((clip, int(place * starts)))
         return windows
 
@@ -462,7 +470,7 @@ class FolderSource(FolderClips):
 
     def _is_there(self, clip: int) -> bool:
         """Whether a clip is decoded, and still in the cache."""
-        return clip in self._decoded and self._decoded[clip].path.exists()
+        return clip in self._decoded and self._decoded[clip].stored.path.exists()
 
     def _first_usable(self, clip: int) -> int:
         """The number of this clip, or else of the next that can be used; it is decoded."""

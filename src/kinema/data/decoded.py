@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import warnings
 from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,18 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
-from kinema.data.array_headers import HEADER_LOCK
-from kinema.data.cache import (
-    atomic_write,
-    cache_folder,
-    cache_limit,
-    class_digest,
-    code_digest,
-    digest,
-    entry_lock,
-    write_header,
-)
+from kinema.data.cache import atomic_write, cache_folder, cache_limit, class_digest, code_digest, digest, entry_lock
 from kinema.data.readers.base import Clip, ClipInfo, Reader, ReadError, clip_info, find_reader
+from kinema.data.stored import ArrayWriter, Damaged, StoredArray, read_metadata, write_metadata
 
 __all__ = ["SAMPLE_BYTES", "ClipCache", "ClipEntry", "DecodedClip", "Fit", "Opened", "resize"]
 
@@ -63,40 +54,38 @@ class Opened(NamedTuple):
 class DecodedClip:
     """A clip's frames on disk."""
 
-    path: Path
-    offset: int  # bytes before the first frame
-    shape: tuple[int, int, int, int]  # T H W 3
+    stored: StoredArray  # uint8 [T, H, W, 3]
     fps: float
     info: ClipInfo  # of the file
     notes: tuple[str, ...] = ()  # of `Reader.notes`, and of its brightness
     numbers: tuple[int, ...] | None = None  # of the frames among those of the clip; None: they are all
     actions: Float32[np.ndarray, "T A"] | None = None
 
+    @property
+    def length(self) -> int:
+        """How many frames there are."""
+        return self.stored.shape[0]
+
     def touch(self) -> None:
         """Mark it as used now; raises FileNotFoundError where the cache had no room for it any longer."""
         try:
-            os.utime(self.path)
+            os.utime(self.stored.path)
         except FileNotFoundError:
             raise
         except OSError:  # a cache that may only be read
             pass
 
     def read(self, start: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames `start` to `start + frames`, the last one repeated after the clip's end.
-
-        One plain read is several times as fast as opening a memory map.
-        """
-        frame_bytes, count = math.prod(self.shape[1:]), min(frames, self.shape[0] - start)
-        flat = np.fromfile(self.path, np.uint8, count * frame_bytes, offset=self.offset + start * frame_bytes)
-        found = flat.reshape(count, *self.shape[1:])
-        return found if count == frames else np.concatenate([found, found[-1:].repeat(frames - count, 0)])
+        """Frames `start` to `start + frames`, the last one repeated after the clip's end; raises Damaged."""
+        found = self.stored.read(start, start + frames)
+        missing = frames - len(found)
+        return np.concatenate([found, found[-1:].repeat(missing, 0)]) if missing else found
 
     def audio(self, start: float, seconds: float) -> Float32[np.ndarray, " samples"]:
-        """The sound of a stretch of the clip, with silence after its end."""
-        with HEADER_LOCK:
-            samples = np.load(_audio_path(self.path), mmap_mode="r")
+        """The sound of a stretch of the clip, with silence after its end; raises Damaged."""
+        samples = StoredArray.open(_audio_path(self.stored.path), SAMPLE_RATE)
         first, count = round(start * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
-        audio = samples[first : first + count].astype(np.float32) / FULL_SCALE
+        audio = samples.read(first, first + count).astype(np.float32) / FULL_SCALE
         return np.pad(audio, (0, count - len(audio)))
 
 
@@ -152,7 +141,7 @@ class ClipCache:
 
     def opened(self, entry: ClipEntry) -> Opened | str:
         """What the head of a clip says, without decoding it, or the reason why it cannot be used."""
-        clip, known = entry.clip, _read_metadata(entry.path)
+        clip, known = entry.clip, _metadata(entry.path)
         try:
             fps = known.fps if known else self.fps or clip_info(clip).fps
             actions = entry.reader.actions(clip)
@@ -177,7 +166,7 @@ class ClipCache:
 
     def content(self, entry: ClipEntry) -> str:
         """A hash of what a clip is read from."""
-        known = _read_metadata(entry.path)
+        known = _metadata(entry.path)
         return known.content if known else entry.reader.fingerprint(entry.clip)
 
     def decode(self, entry: ClipEntry) -> DecodedClip | str:
@@ -188,7 +177,7 @@ class ClipCache:
             if decoded is None:
                 with entry_lock(entry.path):
                     decoded = self._find(entry) or self._write(entry)
-            frames = decoded.shape[0]
+            frames = decoded.length
             if frames < self.least:
                 return f"{frames} frame{'s' * (frames != 1)} at {decoded.fps:.4g} fps, {self.least} are needed"
             return replace(decoded, actions=_actions_of(entry, decoded))
@@ -197,10 +186,21 @@ class ClipCache:
         except OSError as error:
             return str(error.strerror)
 
+    def remove(self, entry: ClipEntry) -> None:
+        """Take a clip that is damaged out of the cache, and say so."""
+        clip = f"{entry.clip.path.name}:{entry.clip.member}" if entry.clip.member else entry.clip.path.name
+        warnings.warn(f"{clip}: what the cache held of it was damaged, and is decoded again", stacklevel=1)
+        for path in (entry.path, entry.path.with_suffix(".json"), _audio_path(entry.path)):
+            path.unlink(missing_ok=True)
+
     def _find(self, entry: ClipEntry) -> DecodedClip | None:
-        """What the cache holds of a clip, now marked as used; None where it is missing or incomplete."""
-        decoded = _open_frames(entry.path)
-        if decoded is None or (self.audio and not _audio_path(entry.path).exists()):
+        """What the cache holds of a clip, now marked as used; None where it is missing, and where it was damaged."""
+        try:
+            decoded = _open_frames(entry.path)
+            if decoded is None or (self.audio and not _audio_path(entry.path).exists()):
+                return None
+        except Damaged:
+            self.remove(entry)
             return None
         with suppress(FileNotFoundError):
             decoded.touch()
@@ -212,11 +212,14 @@ class ClipCache:
         decoded = _open_frames(entry.path)
         if decoded is None:
             decoded = self._write_frames(entry)
-            self.limit.written(math.prod(decoded.shape))
-        if self.audio and decoded.shape[0] >= self.least:
+            self.limit.written(math.prod(decoded.stored.shape))
+        if self.audio and decoded.length >= self.least:
             samples = np.round(FULL_SCALE * entry.reader.audio(entry.clip, SAMPLE_RATE)).astype(np.int16)
-            with atomic_write(_audio_path(entry.path)) as file:
-                np.save(file, samples)
+            path = _audio_path(entry.path)
+            with atomic_write(path) as file:
+                writer = ArrayWriter(file, path, samples.dtype, (), SAMPLE_RATE)
+                writer.write(samples)
+                writer.finish()
             self.limit.written(samples.nbytes)
         return decoded
 
@@ -227,17 +230,15 @@ class ClipCache:
         fps, numbers, brightest, blank = own if self.fps or self.audio else None, [], 0, 0
         frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:
-            write_header(file, "|u1", (0, height, width, 3))
-            offset = file.tell()
+            writer = ArrayWriter(file, entry.path, np.dtype(np.uint8), (height, width, 3))
             for shape, same_size in groupby(frames, lambda numbered: numbered[1].shape):
                 while block := list(islice(same_size, max(1, min(BLOCK, MOST_BYTES // math.prod(shape))))):
                     resized = resize(np.stack([frame for _, frame in block]), height, width, self.fit)
-                    file.write(resized.tobytes())
+                    writer.write(resized)
                     brightest = max(brightest, int(resized.max()))
                     blank += int((np.ptp(resized, axis=(1, 2, 3)) < BLANK).sum())
                     numbers += [number for number, _ in block]
-            file.seek(0)  # the clip's length is known at its end only
-            write_header(file, "|u1", (len(numbers), height, width, 3))
+            stored = writer.finish()
             notes = entry.reader.notes(entry.clip)
             if brightest < DARK:
                 notes.append(f"dark: no pixel is brighter than {brightest} of 255")
@@ -245,37 +246,31 @@ class ClipCache:
                 notes.append(f"{blank} of its {len(numbers)} frames are of one colour: is it damaged?")
             content = entry.reader.fingerprint(entry.clip)
             known = Metadata(own, asdict(info), content, notes, None if fps is None else numbers)
-            with atomic_write(entry.path.with_suffix(".json")) as metadata:
-                metadata.write(json.dumps(asdict(known)).encode())
-        return _decoded(entry.path, offset, (len(numbers), height, width, 3), known)
+            write_metadata(entry.path.with_suffix(".json"), asdict(known))
+        return _decoded(stored, known)
 
 
 def _audio_path(path: Path) -> Path:
     return path.with_suffix(".audio.npy")
 
 
-def _read_metadata(path: Path) -> Metadata | None:
-    """What is known of the clip whose frames are in the cache at `path`; None where it is missing."""
-    try:
-        return Metadata(**json.loads(path.with_suffix(".json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+def _metadata(path: Path) -> Metadata | None:
+    """What is known of the clip whose frames are in the cache at `path`; None where it is missing or damaged."""
+    with suppress(OSError, Damaged):
+        return Metadata(**read_metadata(path.with_suffix(".json")))
+    return None
 
 
 def _open_frames(path: Path) -> DecodedClip | None:
-    """The frames in the cache at `path`; None where they are missing or incomplete."""
-    try:
-        with HEADER_LOCK:
-            frames = np.load(path, mmap_mode="r")  # raises where the file is shorter than its header says
-        known = _read_metadata(path)
-        return None if known is None else _decoded(path, frames.offset, frames.shape, known)
-    except (OSError, ValueError, EOFError):
-        return None
+    """The frames in the cache at `path`; None where they are missing; raises Damaged."""
+    with suppress(OSError):
+        return _decoded(StoredArray.open(path), Metadata(**read_metadata(path.with_suffix(".json"))))
+    return None
 
 
-def _decoded(path: Path, offset: int, shape: tuple[int, int, int, int], known: Metadata) -> DecodedClip:
+def _decoded(stored: StoredArray, known: Metadata) -> DecodedClip:
     numbers = None if known.numbers is None else tuple(known.numbers)
-    return DecodedClip(path, offset, shape, known.fps, ClipInfo(**known.info), tuple(known.notes), numbers)
+    return DecodedClip(stored, known.fps, ClipInfo(**known.info), tuple(known.notes), numbers)
 
 
 def _actions_of(entry: ClipEntry, decoded: DecodedClip) -> Float32[np.ndarray, "T A"] | None:
@@ -283,7 +278,7 @@ def _actions_of(entry: ClipEntry, decoded: DecodedClip) -> Float32[np.ndarray, "
     table = entry.reader.actions(entry.clip)
     if table is None:
         return None
-    rows = np.arange(decoded.shape[0]) if decoded.numbers is None else np.array(decoded.numbers)
+    rows = np.arange(decoded.length) if decoded.numbers is None else np.array(decoded.numbers)
     if rows[-1] >= len(table):
         path = entry.clip.actions or entry.clip.path
         raise ReadError(path, f"it has {len(table)} rows for the clip's {rows[-1] + 1} frames")

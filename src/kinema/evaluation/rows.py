@@ -42,6 +42,7 @@ __all__ = ["Rows", "clip_measures", "measure_clips"]
 
 SAMPLES = 8  # clips that are kept for the report
 PER_FRAME = " per frame"
+NAME = "name"  # of the array with the name of its file
 OTHERS = ("features", "classes", "directions", "samples", "captions", "thumbnails")  # in a file; the rest are measures
 
 Arrays = dict[str, np.ndarray]
@@ -180,7 +181,7 @@ def _measure(
     others = (features, classes, shares, clips.frames[samples], captions, thumbnails(frames))
     measured = dict(zip(OTHERS, others, strict=True)) | found
     with atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **measured)
+        np.savez(file, allow_pickle=False, **{NAME: np.array(_file_name(path))}, **measured)
     return measured
 
 
@@ -216,7 +217,13 @@ def _load(path: Path) -> Arrays | None:
     try:
         with suppress(PermissionError):  # of a cache that may only be read
             os.utime(path)
-        with HEADER_LOCK, np.load(path, allow_pickle=False) as found:
-            return dict(found) if found.keys() >= set(OTHERS) else None
+        with HEADER_LOCK, np.load(path, allow_pickle=False) as found:  # which checks the checksums of the .npz
+            arrays = dict(found)
+        return arrays if str(arrays.pop(NAME)) == _file_name(path) and arrays.keys() >= {*OTHERS} else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
+
+
+def _file_name(path: Path) -> str:
+    """The name of a batch's file, which is kept in it so that it is not taken for another."""
+    return f"{path.parent.name}/{path.name}"

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float16
+from torch import Tensor
 
-from kinema.data.cache import (
-    atomic_write,
-    cache_folder,
-    cache_limit,
-    class_digest,
-    code_digest,
-    digest,
-    write_header,
-)
+from kinema.data.cache import atomic_write, cache_folder, cache_limit, class_digest, code_digest, digest
 from kinema.data.clips import Source, shuffled
+from kinema.data.stored import ArrayWriter, Damaged, StoredArray, read_metadata, write_metadata
 from kinema.family import Codec, encode_exactly
 from kinema.runtime.device import Runtime
 from kinema.types import Batch, Conditions, Progress, hash_seed, no_progress
@@ -89,24 +83,35 @@ class LatentSource:
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The latents [size, L, C, h, w] of `size` windows without their frames; in an epoch each comes once.
 
-        A pure function of its arguments.
+        A pure function of its arguments. Raises ValueError where what was cached is damaged.
         """
         latents, text, tensors = self._cached
-        windows = shuffled(len(latents), (step * ranks + rank) * size, size, seed)
-        conditions = Conditions(
-            text=None if text is None else tuple(text[window] for window in windows),
-            **{name: torch.from_numpy(values[windows]) for name, values in tensors.items()},
-        )
-        no_frames = torch.empty(size, 0, 3, self.spec.height, self.spec.width, dtype=torch.uint8)
-        return Batch(no_frames, conditions, torch.from_numpy(latents[windows]))
+        windows = shuffled(latents.shape[0], (step * ranks + rank) * size, size, seed)
+        try:
+            conditions = Conditions(
+                text=None if text is None else tuple(text[window] for window in windows),
+                **{name: _windows(values, windows) for name, values in tensors.items()},
+            )
+            no_frames = torch.empty(size, 0, 3, self.spec.height, self.spec.width, dtype=torch.uint8)
+            return Batch(no_frames, conditions, _windows(latents, windows))
+        except Damaged as error:
+            _remove(latents.path)
+            raise ValueError(
+                f"{error.path} was damaged, and is removed: continue with --resume, which encodes the windows again"
+            ) from error
 
 
 class _Cached(NamedTuple):
     """What is on disk, read as it is needed: the latents, and the conditions of the same windows."""
 
-    latents: Float16[np.ndarray, "N L C h w"]
+    latents: StoredArray  # float16 [N, L, C, h, w]
     text: list[str] | None
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, StoredArray]
+
+
+def _windows(stored: StoredArray, windows: Sequence[int]) -> Tensor:
+    """Some rows of what is on disk; raises Damaged."""
+    return torch.from_numpy(np.concatenate([stored.read(window, window + 1) for window in windows]))
 
 
 def _codec_digest(codec: Codec) -> str:
@@ -118,26 +123,33 @@ def _codec_digest(codec: Codec) -> str:
 
 
 def _find(path: Path) -> _Cached | None:
-    """What is in the cache at `path`; None where it is missing or incomplete."""
+    """What is in the cache at `path`; None where it is missing, and where it was damaged."""
     try:
-        metadata = json.loads(path.with_suffix(".json").read_text())
-        latents, *tensors = (  # raises where a file is shorter than its header says
-            np.load(file, mmap_mode="r")
-            for file in (path, *(_condition_path(path, name) for name in metadata["tensors"]))
-        )
-        return _Cached(latents, metadata["text"], dict(zip(metadata["tensors"], tensors, strict=True)))
-    except (OSError, ValueError, EOFError):
+        metadata = read_metadata(path.with_suffix(".json"))
+        tensors = {name: StoredArray.open(_condition_path(path, name)) for name in metadata["tensors"]}
+        return _Cached(StoredArray.open(path), metadata["text"], tensors)
+    except OSError:
         return None
+    except Damaged as error:
+        warnings.warn(f"{error.path} was damaged: its windows are encoded again", stacklevel=1)
+        return None
+
+
+def _remove(path: Path) -> None:
+    """Remove what is in the cache at `path`."""
+    for file in path.parent.glob(f"{path.stem}.*"):
+        with suppress(OSError):  # of a cache that may only be read
+            file.unlink()
 
 
 def _encode(path: Path, source: Source, codec: Codec, runtime: Runtime, count: int, progress: Progress) -> None:
     """Encode the windows, each block while the next one is read, and write latents and conditions."""
-    spec, text, files = source.spec, [], dict[str, IO[bytes]]()
+    spec, text, writers = source.spec, [], dict[str, ArrayWriter]()
     length, height, width = codec.length(spec.frames), spec.height // codec.space, spec.width // codec.space
     codec.eval()
     with ExitStack() as stack:
         file = stack.enter_context(atomic_write(path))  # closed, and so in its place, after all others
-        write_header(file, "<f2", (count, length, codec.channels, height, width))
+        writer = ArrayWriter(file, path, np.dtype(np.float16), (length, codec.channels, height, width))
         thread = stack.enter_context(ThreadPoolExecutor(1))
         coming = thread.submit(source.batch, 0, BLOCK, seed=SEED)
         for first in range(0, count, BLOCK):
@@ -146,19 +158,21 @@ def _encode(path: Path, source: Source, codec: Codec, runtime: Runtime, count: i
             frames = Batch(batch.frames[block]).to(runtime.device).frames
             with torch.inference_mode(), runtime.autocast():
                 latents = encode_exactly(codec, frames)
-            file.write(latents.half().cpu().numpy().tobytes())
+            writer.write(latents.half().cpu().numpy())
             conditions = batch.conditions[block]
             text += conditions.text or ()
             for name in sorted(conditions.present - {"text"}):
                 values = getattr(conditions, name).numpy()
                 values = values.astype(np.float16) if name == "audio" else values
-                if name not in files:
-                    files[name] = stack.enter_context(atomic_write(_condition_path(path, name)))
-                    write_header(files[name], values.dtype.str, (count, *values.shape[1:]))
-                files[name].write(values.tobytes())
+                if name not in writers:
+                    place = _condition_path(path, name)
+                    opened = stack.enter_context(atomic_write(place))
+                    writers[name] = ArrayWriter(opened, place, values.dtype, values.shape[1:])
+                writers[name].write(values)
             progress(min(first + BLOCK, count), count)
-        with atomic_write(path.with_suffix(".json")) as metadata:
-            metadata.write(json.dumps({"text": text or None, "tensors": list(files)}).encode())
+        for one in (writer, *writers.values()):
+            one.finish()
+        write_metadata(path.with_suffix(".json"), {"text": text or None, "tensors": list(writers)})
 
 
 def _condition_path(path: Path, name: str) -> Path:
