@@ -14,7 +14,7 @@ from kinema.registry import FAMILIES
 from kinema.runtime.device import Precision
 from kinema.types import ClipSpec
 
-__all__ = ["Experiment", "TrainConfig"]
+__all__ = ["MOST_STEPS", "Experiment", "TrainConfig"]
 
 MOST_STEPS, MOST_BATCH, MOST_SEED = 10**12, 2**20, 2**63 - 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -14,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from kinema.experiment import Experiment
 from kinema.runtime.device import Runtime
@@ -26,7 +29,7 @@ from kinema.training.checkpoint import Checkpoint
 from kinema.training.loop import Trainer
 from kinema.worlds.shape_motion import ShapeMotion
 from kinema.zoo import FORMAT, find_model_file, load_config, load_model
-from kinema.zoo.files import read_tensors
+from kinema.zoo.files import read_tensors, write_manifest
 
 FILES = ("generator.safetensors", "training.safetensors", "optimizers.pt", "progress.json")
 
@@ -79,9 +82,10 @@ def test_leftovers_of_a_killed_save_are_removed(state: Checkpoint, tmp_path: Pat
     assert names(tmp_path) == ["step-00000001"]
 
 
+@pytest.mark.parametrize("manifest", ["as it was", "made again"])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "foreign"])
-def test_a_damaged_file_is_named(state: Checkpoint, tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_named(state: Checkpoint, tmp_path: Path, name: str, damage: str, manifest: str) -> None:
     file = checkpoint.save_step(tmp_path, state) / name
     if damage == "truncated":
         os.truncate(file, file.stat().st_size // 2)
@@ -91,9 +95,49 @@ def test_a_damaged_file_is_named(state: Checkpoint, tmp_path: Path, name: str, d
         file.unlink()
     else:
         file.write_bytes(b"GIF89a, or whatever else this may be")
+    if manifest == "made again":
+        write_manifest(file.parent, None)
     with pytest.raises(ValueError, match=name) as error:
         checkpoint.load(tmp_path)
     assert str(file) in one_line(error)
+
+
+@pytest.mark.parametrize("name", [*FILES, "config.json", "manifest.json"])
+def test_a_flipped_bit_is_found(state: Checkpoint, tmp_path: Path, name: str) -> None:
+    file = checkpoint.save_step(tmp_path, state) / name
+    content = file.read_bytes()
+    for place in np.linspace(0, len(content) - 1, 12).astype(int):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(place) % 8
+        file.write_bytes(flipped)
+        with pytest.raises(ValueError, match=rf"{file.parent}") as error:
+            checkpoint.load(tmp_path)
+        one_line(error)
+    file.write_bytes(content)
+    assert checkpoint.load(tmp_path).step == state.step
+
+
+def test_a_checkpoint_without_its_manifest_is_not_resumed(state: Checkpoint, tmp_path: Path) -> None:
+    (checkpoint.save_step(tmp_path, state) / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"manifest\.json: damaged or not a kinema file \(.*No such file"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["1e30", "-1", "1.5", "null", '"7"', "true", "[1]", "1" * 5000])
+def test_a_step_that_is_none_is_refused(state: Checkpoint, tmp_path: Path, step: str) -> None:
+    folder = checkpoint.save_step(tmp_path, state)
+    (folder / "progress.json").write_text(f'{{"step": {step}, "seconds": 1.0}}')
+    write_manifest(folder, None)
+    with pytest.raises(ValueError, match=r"progress\.json") as error:
+        checkpoint.load(tmp_path)
+    one_line(error)
+
+
+def test_the_newest_step_is_that_of_the_highest_number(state: Checkpoint, tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000):
+        checkpoint.save_step(tmp_path, replace(state, step=step))
+    (tmp_path / "step-999999999").mkdir()  # empty
+    assert checkpoint.load(tmp_path).step == 100_000_000
 
 
 def test_a_foreign_generator_is_named(tmp_path: Path, cpu: Runtime) -> None:
@@ -127,6 +171,7 @@ def test_another_format_is_one_clear_line(
     assert config.pop("format") == FORMAT
     config |= {} if number is None else {"format": number}
     save_file(tensors, step / "generator.safetensors", {"kinema": json.dumps(config)})
+    write_manifest(step, None)
     with pytest.raises(ValueError, match=rf"it has {fix}") as error:
         use(tmp_path)
     assert str(step) in one_line(error)
@@ -154,6 +199,57 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model there") as error:
         checkpoint.load(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in one_line(error)
+
+
+def other_shapes(moments: dict[str, Tensor]) -> None:
+    moments["exp_avg_sq"] = torch.zeros(3)
+
+
+def other_type(moments: dict[str, Tensor]) -> None:
+    moments["exp_avg"] = moments["exp_avg"].double()
+
+
+def missing(moments: dict[str, Tensor]) -> None:
+    del moments["exp_avg_sq"]
+
+
+def not_finite(moments: dict[str, Tensor]) -> None:
+    moments["exp_avg"] = torch.full_like(moments["exp_avg"], torch.nan)
+
+
+def no_tensor(moments: dict[str, Tensor]) -> None:
+    moments["step"] = "soon"  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("change", [other_shapes, other_type, missing, not_finite, no_tensor])
+def test_moments_that_do_not_fit_are_refused(
+    state: Checkpoint, tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Runtime, change: Callable[[dict], None]
+) -> None:
+    """The kernels of optimizers check no shapes: what does not fit would be written beyond its memory."""
+    optimizers = copy.deepcopy(state.optimizers)
+    change(next(iter(optimizers.values()))["state"][0])
+    with pytest.raises(ValueError, match=r"does not fit.*optimizers\.pt: \w+: parameter 0: ") as error:
+        Trainer(tiny(), world, cpu).restore(replace(state, optimizers=optimizers))
+    one_line(error)
+
+
+@pytest.mark.parametrize("moments", [None, [], {}, {"state": None, "param_groups": []}, {"state": {}, "param_groups": 3}])
+def test_no_state_of_an_optimizer_is_refused(
+    state: Checkpoint, tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Runtime, moments: object
+) -> None:
+    broken = replace(state, optimizers=dict.fromkeys(state.optimizers, moments))
+    with pytest.raises(ValueError, match=r"optimizers\.pt: \w+: it is"):
+        Trainer(tiny(), world, cpu).restore(broken)
+
+
+@pytest.mark.parametrize("part", ["generator", "training"])
+def test_weights_that_are_not_finite_are_not_resumed(
+    state: Checkpoint, tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Runtime, part: str
+) -> None:
+    name, values = next(iter(getattr(state, part).items()))
+    broken = getattr(state, part) | {name: torch.full_like(values, torch.nan)}
+    with pytest.raises(ValueError, match=rf"{name} has values that are not finite"):
+        Trainer(tiny(), world, cpu).restore(replace(state, **{part: broken}))
 
 
 class Hostile:

@@ -80,7 +80,7 @@ def test_a_missing_codec_is_one_line(run: Path, cpu: Runtime) -> None:
 def test_a_damaged_codec_is_named(run: Path, cpu: Runtime) -> None:
     file = run / "codec.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"codec\.safetensors: truncated or not a kinema file"):
+    with pytest.raises(ValueError, match=r"codec\.safetensors: damaged or not a kinema file"):
         load(run, cpu)
 
 

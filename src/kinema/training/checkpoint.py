@@ -7,11 +7,13 @@ step-00001200/
   training.safetensors     the trained weights and buffers of the family, to resume from
   optimizers.pt            optimizer state, loaded with `weights_only=True`
   progress.json            step and seconds trained
+  manifest.json            checksums of these files and of the codec
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -21,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinema.experiment import TrainConfig
+from kinema.experiment import MOST_STEPS, TrainConfig
 from kinema.zoo.files import (
     CODEC,
     CONFIG,
     FORMAT,
     GENERATOR,
+    check_files,
     damaged_message,
     encode_model,
     find_model_file,
@@ -34,6 +37,7 @@ from kinema.zoo.files import (
     read_model,
     read_tensors,
     write_file,
+    write_manifest,
 )
 
 __all__ = ["Checkpoint", "is_complete", "load", "save_step"]
@@ -79,6 +83,7 @@ def save_step(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
             os.fsync(file.fileno())
         progress = {"step": checkpoint.step, "seconds": checkpoint.seconds}
         write_file(temporary / PROGRESS, json.dumps(progress).encode())
+        write_manifest(temporary, run / CODEC if checkpoint.codec is not None else None)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -99,6 +104,7 @@ def load(path: str | Path) -> Checkpoint:
     """The checkpoint in `path`, or the newest of a run; raises ValueError, naming the file, if one is damaged."""
     file = find_model_file(Path(path))
     folder, model = file.parent, read_model(file)
+    check_files(folder, (CONFIG, TRAINING, OPTIMIZERS, PROGRESS))
     training = read_tensors(folder / TRAINING)[1]
     try:
         optimizers = torch.load(folder / OPTIMIZERS, weights_only=True, map_location="cpu")
@@ -107,7 +113,9 @@ def load(path: str | Path) -> Checkpoint:
     try:
         progress = json.loads((folder / PROGRESS).read_text())
         step, seconds = progress["step"], progress["seconds"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if type(step) is not int or not 0 <= step <= MOST_STEPS or not 0 <= seconds < math.inf:
+            raise ValueError(f"step {step} after {seconds} seconds")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(damaged_message(folder / PROGRESS, error)) from error
     return Checkpoint(model.config, model.generator, training, optimizers, step, seconds, model.codec)
 

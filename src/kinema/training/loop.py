@@ -24,10 +24,11 @@ from kinema.runtime.device import Runtime, channels_last, detect_runtime
 from kinema.training import checkpoint
 from kinema.training.ema import MovingAverage
 from kinema.training.latents import LatentSource
-from kinema.training.optimizers import make_optimizers
+from kinema.training.optimizers import load_optimizer, make_optimizers
 from kinema.types import Batch, ClipSpec, Progress, hash_seed, no_progress
 from kinema.zoo import is_model, load_codec, load_model
-from kinema.zoo.files import CODEC, list_checkpoints
+from kinema.zoo.files import CODEC, GENERATOR, list_checkpoints
+from kinema.zoo.tensors import check_tensors
 
 __all__ = ["Trainer", "train", "validate"]
 
@@ -229,9 +230,13 @@ class Trainer:
         return means
 
     def check_weights(self) -> None:
-        """Raise ValueError if a weight is not finite, which gradients of a finite loss can cause."""
-        if broken := [name for name, value in self.family.state_dict().items() if not value.isfinite().all()]:
-            raise self._diverged(broken[0])
+        """Raise ValueError if a weight, its average or a moment is not finite: gradients of a finite loss can be."""
+        states = [self.family.state_dict(), self.average.module.state_dict()]
+        for name, optimizer in self.optimizers.items():
+            states += [{f"the optimizer of {name}": t for t in moments.values()} for moments in optimizer.state.values()]
+        for state in states:
+            if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+                raise self._diverged(broken[0])
 
     def _diverged(self, name: str) -> ValueError:
         fix = "start again" if self.saved is None else f"resume, from the checkpoint of step {self.saved},"
@@ -266,25 +271,24 @@ class Trainer:
     def restore(self, state: checkpoint.Checkpoint) -> None:
         """Load `state`, but keep the optimizers' current settings; raises ValueError if it does not fit."""
         check_resumable(self.experiment, self.spec, state)
+        codec, average = self.family.codec, self.average.module
         try:
-            if self.family.codec is not None and state.codec is not None:
-                self.family.codec.load_inference_state(state.codec)
-            generator = {f"generator.{name}": value for name, value in state.generator.items()}
-            frozen = {name: generator[name] for name in self._frozen}
-            if self.family.own_state().keys() != frozen.keys() | state.training.keys():
-                raise KeyError("tensors of other names")
-            self.family.load_state_dict(frozen | state.training, strict=False)
-            self.average.module.load_state_dict(state.generator)
+            check_tensors(state.generator, average.state_dict(), GENERATOR)
+            frozen = {name: state.generator[name.removeprefix("generator.")] for name in self._frozen}
+            check_tensors(frozen | state.training, self.family.own_state(), checkpoint.TRAINING)
+            if codec is not None:
+                check_tensors(state.codec or {}, codec.inference_state(), CODEC)
             for name, optimizer in self.optimizers.items():
-                settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-                optimizer.load_state_dict(state.optimizers[name])
-                for group, current in zip(optimizer.param_groups, settings, strict=True):
-                    group.update(current)  # settings may change when a run is resumed
-        except (RuntimeError, KeyError, ValueError) as error:
+                load_optimizer(optimizer, state.optimizers.get(name), f"{checkpoint.OPTIMIZERS}: {name}")
+        except ValueError as error:
             raise ValueError(
-                "the checkpoint does not fit the network of its own configuration: it is damaged, or of another "
-                "version of kinema; resume from the step before it, or start again with another --out"
+                f"the checkpoint does not fit the network of its own configuration ({error}): it is damaged, or of "
+                "another version of kinema; resume from the step before it, or start again with another --out"
             ) from error
+        if codec is not None and state.codec is not None:
+            codec.load_inference_state(state.codec)
+        self.family.load_state_dict(frozen | state.training, strict=False)
+        average.load_state_dict(state.generator)
         self.step, self.seconds, self.saved = state.step, state.seconds, state.step
 
 

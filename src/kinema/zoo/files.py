@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ __all__ = [
     "CONFIG",
     "FORMAT",
     "GENERATOR",
+    "MANIFEST",
     "ModelFile",
+    "check_files",
     "codec_file",
     "damaged_message",
     "encode_model",
@@ -38,11 +41,14 @@ __all__ = [
     "read_tensors",
     "shipped",
     "write_file",
+    "write_manifest",
 ]
 
 FORMAT = 3  # version of model files and checkpoints
 GENERATOR, CODEC, CONFIG = "generator.safetensors", "codec.safetensors", "config.json"
+MANIFEST = "manifest.json"
 PREFIX = "codec."
+BLOCK = 2**20  # bytes
 FOLDER = Path(__file__).parent
 
 
@@ -111,6 +117,9 @@ def load_model(name: str | Path) -> ModelFile:
 
 def read_model(file: Path) -> ModelFile:
     """Read a model's file and its codec; raises ValueError, naming the file, if one is damaged or no kinema model."""
+    in_checkpoint = file.name == GENERATOR and (file.parent / MANIFEST).is_file()
+    if in_checkpoint:
+        check_files(file.parent, [GENERATOR, *[CODEC] * (codec_file(file) is not None)])
     metadata, tensors = read_tensors(file)
     config = _decode_config(file, metadata)
     generator = {n: tensor for n, tensor in tensors.items() if not n.startswith(PREFIX)}
@@ -183,6 +192,37 @@ def write_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_manifest(folder: Path, codec: Path | None) -> None:
+    """Write the checksums (CRC-32) of all files of a checkpoint, and of the run's codec."""
+    files = [*sorted(folder.iterdir()), *([] if codec is None else [codec])]
+    checksums = {file.name: _checksum(file) for file in files}
+    write_file(folder / MANIFEST, json.dumps({"crc32": checksums}, indent=2).encode())
+
+
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise ValueError, naming the file, unless files of a checkpoint are those of its manifest; CODEC is the run's."""
+    try:
+        checksums = dict(json.loads((folder / MANIFEST).read_bytes())["crc32"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(damaged_message(folder / MANIFEST, error)) from error
+    for name in names:
+        file = codec_file(folder / GENERATOR) if name == CODEC else folder / name
+        try:
+            if file is None or _checksum(file) != checksums.get(name):
+                raise ValueError("it is not what was saved, by manifest.json")
+        except (OSError, ValueError) as error:
+            raise ValueError(damaged_message(file or folder / name, error)) from error
+
+
+def _checksum(file: Path) -> str:
+    """The CRC-32 of a file, as 8 hexadecimal digits."""
+    found = 0
+    with file.open("rb") as content:
+        while block := content.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"
+
+
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, the oldest first: those named step-N with a checkpoint's file in them."""
     found = [p for p in run.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and p.is_dir()]
@@ -205,7 +245,7 @@ def damaged_message(file: Path, error: Exception) -> str:
     if re.fullmatch(r"step-\d+", file.parent.name):
         fix = f"; to resume from the checkpoint before it, remove {file.parent}"
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return f"{file}: truncated or not a kinema file ({reason}){fix}"
+    return f"{file}: damaged or not a kinema file ({reason}){fix}"
 
 
 def _decode_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ __all__ = ["check_tensors"]
 HALVES = (torch.float16, torch.bfloat16)  # that a file may have in place of float32, as an export has
 
 
-def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+def check_tensors(found: Mapping[str, object], expected: Mapping[str, Tensor], what: str) -> None:
     """Raise ValueError unless `found` has the names, shapes and types of `expected`, with finite numbers.
 
     Floating tensors may have half the precision of what is expected, whose values do not matter: it may be on the
@@ -27,8 +27,10 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
         raise ValueError(f"{what}: the tensor {others[0]!r} {_kind(found[others[0]])} is of no part of this network")
 
 
-def _difference(found: Tensor, expected: Tensor) -> str:
+def _difference(found: object, expected: Tensor) -> str:
     """What is wrong with a tensor; "" where nothing is."""
+    if not isinstance(found, Tensor):
+        return f"is {_kind(found)}, not {_kind(expected)}"
     narrower = expected.dtype == torch.float32 and found.dtype in HALVES
     if found.shape != expected.shape or not (found.dtype == expected.dtype or narrower):
         return f"is {_kind(found)}, not {_kind(expected)}"
@@ -37,6 +39,8 @@ def _difference(found: Tensor, expected: Tensor) -> str:
     return ""
 
 
-def _kind(tensor: Tensor) -> str:
+def _kind(tensor: object) -> str:
     """The type and the shape, in words."""
+    if not isinstance(tensor, Tensor):
+        return f"no tensor but a {type(tensor).__name__}"
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
