@@ -224,6 +224,34 @@ def test_an_entry_that_is_being_written_stays(tmp_path: Path, monkeypatch) -> No
     assert sorted(path.stem for path in (tmp_path / "clips").glob("*.npy")) == ["a", "c"]
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """A file that is being written stays, however long that takes."""
+    write = """
+import sys, time
+from pathlib import Path
+from kinema.data.cache import atomic_write
+with atomic_write(Path(sys.argv[1])) as file:
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+    for name in ("killed", "living"):
+        command = [sys.executable, "-c", write, str(tmp_path / f"{name}.npy")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        if name == "killed":
+            process.kill()
+            process.wait()
+    try:
+        for part in tmp_path.glob("*.part"):
+            os.utime(part, (0, 0))
+        with atomic_write(tmp_path / "c.npy") as file:
+            file.write(b"all")
+        assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"living", "c"}
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_cache_that_holds_no_batch_is_not_filled_in_circles(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("KINEMA_CACHE_GB", "1e-9")
     (tmp_path / "clips").mkdir()

@@ -233,7 +233,9 @@ def test_moments_that_do_not_fit_are_refused(
     one_line(error)
 
 
-@pytest.mark.parametrize("moments", [None, [], {}, {"state": None, "param_groups": []}, {"state": {}, "param_groups": 3}])
+@pytest.mark.parametrize(
+    "moments", [None, [], {}, {"state": None, "param_groups": []}, {"state": {}, "param_groups": 3}]
+)
 def test_no_state_of_an_optimizer_is_refused(
     state: Checkpoint, tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Runtime, moments: object
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -94,3 +97,37 @@ def test_a_sheet_shows_the_average_and_leaves_the_family_as_it_was(
         for p in own.parameters():
             p.zero_()
     assert (watch.draw_sheet(*watch.sample_clips(trainer)) == first).all() and trainer.family.generator is own
+
+
+def test_a_log_that_cannot_be_written_does_not_end_training(
+    watched, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/tensorboard").write_text("in the way")
+    assert find_model_file(watched(3)).parent.name == "step-00000003"
+    lines = [line for line in capfd.readouterr().err.splitlines() if "TensorBoard" in line]
+    assert lines == ["TensorBoard's log cannot be written, and training goes on: File exists"]
+
+
+def test_a_log_goes_on_in_another_file_after_a_failure(watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is full for a while."""
+    write, calls = watch.Board._write, []
+
+    def full_once(self, event) -> None:
+        calls.append(event.step)
+        if calls.count(2) == 1 and event.step == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, event)
+
+    monkeypatch.setattr(watch.Board, "_write", full_once)
+    steps = {event.step for event in events(watched(4)).Scalars("loss/generator_video")}
+    assert {1, 3, 4} <= steps
+
+
+def test_a_closed_terminal_does_not_end_training(watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert find_model_file(watched(2)).parent.name == "step-00000002"

@@ -19,6 +19,11 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+try:
+    import fcntl
+except ImportError:  # Windows, which removes no file that is open
+    fcntl = None
+
 __all__ = [
     "CacheLimit",
     "atomic_write",
@@ -28,12 +33,11 @@ __all__ = [
     "code_digest",
     "digest",
     "entry_lock",
-    "write_header",
 ]
 
 PART = ".part"  # suffix of what is being written
 LIMITED = ("clips", "latents", "measured")  # folders of the cache whose files can be made again
-ABANDONED = 3600.0  # seconds since the last byte of a file that is not complete
+BEGUN = 10.0  # seconds in which a file that is being written has its lock
 SLACK = 1 / 16  # share of the limit that is kept free of old entries, so that the cache is looked through rarely
 
 
@@ -54,13 +58,33 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises ValueError, with the fix, where it cannot be written.
     """
     with _writable(path.parent):
+        _remove_leftovers(path.parent)
         part = path.with_suffix(f".{uuid4().hex}{PART}")
         try:
             with part.open("wb") as file:
+                with suppress(OSError):  # there are file systems without locks
+                    _hold(file)
                 yield file
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder, once in a process."""
+    for part in folder.glob(f"*{PART}"):
+        with suppress(OSError):  # it is open where that keeps it, or gone
+            if time.time() - part.stat().st_mtime > BEGUN:
+                with part.open("rb") as file:
+                    _hold(file)  # raises where the process that writes it lives
+                part.unlink()
+
+
+def _hold(file: IO[bytes]) -> None:
+    """Lock a file until it is closed; raises OSError where another process has it."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -154,7 +178,7 @@ class CacheLimit:
                     with suppress(OSError):  # it was removed meanwhile
                         stat = path.stat()
                         entry = path.with_name(file.partition(".")[0])
-                        if path.suffix == PART and time.time() - stat.st_mtime < ABANDONED:
+                        if path.suffix == PART:
                             unfinished.add(entry)
                             continue
                         used, size, others = found.get(entry, (0.0, 0, []))

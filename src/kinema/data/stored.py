@@ -32,7 +32,7 @@ class ArrayWriter:
     """Writes an array [N, *row] to an open file, whose name will be `path`.
 
     The file is a .npy that other programs can read, with a checksum of every `block` rows after them, and at last one
-    of these checksums, the shape and the name.
+    of these checksums, the shape, the type and the name.
     """
 
     def __init__(self, file: IO[bytes], path: Path, dtype: np.dtype, row: tuple[int, ...], block: int = 1) -> None:
@@ -47,14 +47,14 @@ class ArrayWriter:
         assert self.count % self._block == 0
         rows = np.ascontiguousarray(rows, self._dtype)
         self._file.write(rows.data)
-        self._checksums += [zlib.crc32(rows[k : k + self._block]) for k in range(0, len(rows), self._block)]
+        self._checksums += [zlib.crc32(rows[k : k + self._block].data) for k in range(0, len(rows), self._block)]
         self.count += len(rows)
 
     def finish(self) -> StoredArray:
         """Write the checksums, and the number of rows into the header, which has room for it."""
         checksums = np.array(self._checksums, CHECKSUM)
         shape = self.count, *self._row
-        self._file.write(checksums.tobytes() + _seal(checksums, self._path.name, shape))
+        self._file.write(checksums.tobytes() + _seal(checksums, self._path.name, shape, self._dtype))
         self._file.seek(0)
         self._write_header()
         return StoredArray(self._path, shape, self._dtype, self._offset, self._block, checksums)
@@ -83,7 +83,7 @@ class StoredArray:
                 np.lib.format.read_magic(file)
                 with HEADER_LOCK:
                     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError):
+            except Exception:  # of many types
                 raise Damaged(path) from None
             if dtype.hasobject:
                 raise Damaged(path)
@@ -93,7 +93,7 @@ class StoredArray:
                 raise Damaged(path)
             file.seek(offset + size)
             checksums = np.frombuffer(file.read(blocks * CHECKSUM.itemsize), CHECKSUM)
-            if file.read() != _seal(checksums, path.name, shape):
+            if file.read() != _seal(checksums, path.name, shape, dtype):
                 raise Damaged(path)
         return StoredArray(path, shape, dtype, offset, block, checksums)
 
@@ -111,15 +111,15 @@ class StoredArray:
         if rows.size != (last - first) * row:
             raise Damaged(self.path)
         rows = rows.reshape(last - first, *self.shape[1:])
-        found = [zlib.crc32(rows[k : k + self.block]) for k in range(0, last - first, self.block)]
+        found = [zlib.crc32(rows[k : k + self.block].data) for k in range(0, last - first, self.block)]
         if found != self.checksums[first // self.block : -(-last // self.block)].tolist():
             raise Damaged(self.path)
         return rows[start - first : stop - first]
 
 
-def _seal(checksums: np.ndarray, name: str, shape: tuple[int, ...]) -> bytes:
-    """The last checksum of a file: of the others, its shape and its name."""
-    sealed = zlib.crc32(repr((name, shape)).encode(), zlib.crc32(checksums))
+def _seal(checksums: np.ndarray, name: str, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The last checksum of a file: of the others, its shape and type and its name."""
+    sealed = zlib.crc32(repr((name, shape, dtype.str)).encode(), zlib.crc32(checksums.data))
     return np.array(sealed, CHECKSUM).tobytes()
 
 

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from kinema.zoo.files import (
     write_manifest,
 )
 
-__all__ = ["Checkpoint", "is_complete", "load", "save_step"]
+__all__ = ["Checkpoint", "is_complete", "load", "remove_old", "save_step"]
 
 TRAINING, OPTIMIZERS, PROGRESS = "training.safetensors", "optimizers.pt", "progress.json"
 
@@ -67,8 +68,8 @@ def save_step(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     final = run / f"step-{checkpoint.step:08d}"
     temporary = run / f".{final.name}.{os.getpid()}"
     try:
-        for leftover in run.glob(".step-*"):  # of a process that was killed while saving
-            shutil.rmtree(leftover)
+        for unfinished in run.glob(".step-*"):  # of a process that was killed while saving
+            shutil.rmtree(unfinished)
         temporary.mkdir(parents=True)
         if checkpoint.codec is not None and not (run / CODEC).exists():
             write_file(temporary / CODEC, encode_model(checkpoint.codec, {}))
@@ -90,14 +91,23 @@ def save_step(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
         _flush_folder(run)
     except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        system = error if isinstance(error, OSError) else error.__context__  # torch's error says less
+        reason = system.strerror if isinstance(system, OSError) else str(error).partition("\n")[0][:160]
         raise ValueError(
             f"{run}: step {checkpoint.step} could not be saved ({reason}); those before it are complete: "
             "make room and continue with --resume"
         ) from error
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    remove_old(run, keep)
     return final
+
+
+def remove_old(run: Path, keep: int = 2) -> None:
+    """Delete all but the newest `keep` checkpoints, and what a process that was killed left of others."""
+    for old in list_checkpoints(run)[:-keep]:
+        with suppress(OSError):  # under another name, as a part of one is none
+            old.rename(run / f".{old.name}.old")
+    for left in run.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -233,7 +234,9 @@ class Trainer:
         """Raise ValueError if a weight, its average or a moment is not finite: gradients of a finite loss can be."""
         states = [self.family.state_dict(), self.average.module.state_dict()]
         for name, optimizer in self.optimizers.items():
-            states += [{f"the optimizer of {name}": t for t in moments.values()} for moments in optimizer.state.values()]
+            states += [
+                {f"the optimizer of {name}": t for t in moments.values()} for moments in optimizer.state.values()
+            ]
         for state in states:
             if broken := [name for name, value in state.items() if not value.isfinite().all()]:
                 raise self._diverged(broken[0])
@@ -355,18 +358,29 @@ def train(
     validate(config, out, resume, experiment.data.source)
     runtime = runtime or detect_runtime(precision=config.precision)
     source = source or open_source(experiment.data)
-    state = checkpoint.load(out) if resume else None
-    if state is not None:
-        check_resumable(experiment, source.spec, state)
-    trainer = Trainer(experiment, source, runtime)
-    if state is not None:
-        trainer.restore(state)
-    else:
-        trainer.begin()
+    with _run_lock(out, runtime):
+        validate(config, out, resume, experiment.data.source)  # another run may have ended since
         if runtime.rank == 0:
-            (out / CODEC).unlink(missing_ok=True)  # left over from a run whose steps were removed
-    if experiment.data.cache_latents:
-        trainer.cache_latents(encoding)
+            checkpoint.remove_old(out)
+        state = checkpoint.load(out) if resume else None
+        if state is not None:
+            check_resumable(experiment, source.spec, state)
+        trainer = Trainer(experiment, source, runtime)
+        if state is not None:
+            trainer.restore(state)
+        else:
+            trainer.begin()
+            if runtime.rank == 0:
+                (out / CODEC).unlink(missing_ok=True)  # left over from a run whose steps were removed
+        if experiment.data.cache_latents:
+            trainer.cache_latents(encoding)
+        _run(trainer, out, watch)
+    return out / f"step-{trainer.step:08d}"
+
+
+def _run(trainer: Trainer, out: Path, watch: Callable[[Trainer], None]) -> None:
+    """Train to the end of the budget or a signal, and save."""
+    config, runtime = trainer.config, trainer.runtime
     last_save = begun = time.monotonic()
     save_after = 60 * min(1.0, config.save_every_minutes)  # seconds
     before = trainer.seconds
@@ -380,7 +394,7 @@ def train(
         runtime.any(False)  # a barrier: other ranks must not look for the checkpoint or exit while it is written
         trainer.saved, last_save = trainer.step, time.monotonic()
 
-    with _run_lock(out, runtime), _stop_signals() as stop:
+    with _stop_signals() as stop:
         while not runtime.any(
             stop.requested
             or (config.steps is not None and trainer.step >= config.steps)
@@ -394,25 +408,38 @@ def train(
                 save()
                 save_after = 60 * config.save_every_minutes
         save()
-    return out / f"step-{trainer.step:08d}"
 
 
 @contextmanager
 def _run_lock(out: Path, runtime: Runtime) -> Iterator[None]:
-    """Hold a run's folder, so that no two runs write into it; raises ValueError where another one does."""
+    """Hold a run's folder, so that no two runs write into it; raises ValueError where another one does.
+
+    The system releases the lock of a process that ends. Its file stays in a folder with anything else in it, as one
+    that is removed may be locked by another process meanwhile.
+    """
     if runtime.rank:
         yield
         return
+    file, holder, existed = out / ".lock", out / ".lock.pid", out.is_dir()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / ".lock", timeout=0):
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # Windows removes no open file
-                    (out / ".lock").unlink()
+        lock = FileLock(file, timeout=0).acquire()
     except Timeout:
-        raise ValueError(f"another run writes into {out}: wait for its end, or choose another --out") from None
+        number = holder.read_text() if holder.is_file() else "unknown"
+        raise ValueError(
+            f"another run writes into {out} (process {number}): wait for its end, or choose another --out"
+        ) from None
+    with lock:
+        try:
+            holder.write_text(str(os.getpid()))
+            yield
+        finally:
+            with suppress(OSError):
+                holder.unlink(missing_ok=True)
+                if [*out.iterdir()] == [file]:  # nothing was begun
+                    file.unlink()
+                    if not existed:
+                        out.rmdir()
 
 
 @dataclass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -16,13 +17,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from torch import Tensor
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from kinema.data.writing import contact_sheet, to_uint8, write_image
 from kinema.experiment import TrainConfig
 from kinema.nn.reconstruction import mean_psnr
 from kinema.runtime.memory import peak_memory
 from kinema.sampling.model import stream
+from kinema.training.board import Board
 from kinema.training.loop import Trainer
 from kinema.types import Seeds
 
@@ -33,22 +34,29 @@ FIRST_SHEET = 40.0  # seconds before the first sample sheet
 REAL, CLIPS = 2, 4  # real and generated clips on a sample sheet
 
 
+class _Console(Console):
+    """Standard error, after whose end nothing is shown; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Watcher:
-    """Reports the progress of a run: `with Watcher(out, config) as watch: train(..., watch=watch)`."""
+    """Reports the progress of a run: `with Watcher(out, config) as watch: train(..., watch=watch)`.
+
+    Where it cannot write, as on a full disk or to a terminal that was closed, training goes on.
+    """
 
     def __init__(self, out: Path, config: TrainConfig) -> None:
         self.config, self.out = config, out
-        self.console = Console(file=sys.stderr)
+        self.console = _Console(file=sys.stderr)
         self.live = Live(console=self.console, auto_refresh=False)
         self._last_scalars = self._last_print = self._last_sheet = time.monotonic()
         self._sheet_after = FIRST_SHEET
         self._start: tuple[int, float] | None = None  # step and seconds of the first call
         self._line = ""
-
-    @cached_property
-    def board(self) -> SummaryWriter:
-        """Created at the first step, so that a run that fails validation leaves no files."""
-        return SummaryWriter(str(self.out / "tensorboard"))
+        self._board: Board | None = None  # made at the first step: a run that fails validation leaves no files
+        self._board_failed = False
 
     def __enter__(self) -> Watcher:
         if self.console.is_terminal:
@@ -56,11 +64,12 @@ class Watcher:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.live.stop()
+        with suppress(OSError):
+            self.live.stop()
         if self._start is not None:
             if not self.console.is_terminal:
                 self._print(self._line)
-            self.board.close()
+            self._record(lambda board: board.close())
 
     def __call__(self, trainer: Trainer) -> None:
         """Report the last step, at most every few seconds."""
@@ -68,13 +77,14 @@ class Watcher:
         if self._start is None:
             self._start = (trainer.step, trainer.seconds)
             self._print(_summary(trainer))
-            self.board.flush()  # fails now if it cannot be written
         if not self._line or now - self._last_scalars >= SCALARS:
             losses = trainer.losses()
             for name, value in losses.items():
-                self.board.add_scalar(f"loss/{name}", value, trainer.step)
+                self._record(
+                    lambda board, name=name, value=value: board.add_scalar(f"loss/{name}", value, trainer.step)
+                )
             self._line = self._describe(trainer, losses)
-            self.live.update(Text(self._line, no_wrap=True, overflow="ellipsis"), refresh=self.console.is_terminal)
+            self._show(self._line)
             self._last_scalars = now
         if now - self._last_print >= LINES and not self.console.is_terminal:
             self._print(self._line)
@@ -87,7 +97,7 @@ class Watcher:
     def encoding(self, done: int, total: int) -> None:
         """Report the encoding of latents before the first step."""
         line = f"encoded {done:,} of {total:,} windows"
-        self.live.update(Text(line), refresh=self.console.is_terminal)
+        self._show(line)
         if time.monotonic() - self._last_print >= LINES and not self.console.is_terminal:
             self._print(line)
             self._last_print = time.monotonic()
@@ -97,9 +107,10 @@ class Watcher:
         try:
             real, made = sample_clips(trainer)
             if trainer.family.reconstructs:
-                self.board.add_scalar("psnr", mean_psnr(made, real), trainer.step)
+                likeness = mean_psnr(made, real)
+                self._record(lambda board: board.add_scalar("psnr", likeness, trainer.step))
             sheet = draw_sheet(real, made, trainer.family.reconstructs)
-            self.board.add_image("samples", sheet, trainer.step, dataformats="HWC")
+            self._record(lambda board: board.add_image("samples", sheet, trainer.step))
             path = self.out / "samples" / f"step-{trainer.step:08d}.png"
             path.parent.mkdir(exist_ok=True)
             self._print(f"samples after {trainer.step:,} steps: {write_image(path, sheet)}")
@@ -108,8 +119,25 @@ class Watcher:
                 f"no sample sheet at step {trainer.step}: {(str(error).splitlines() or [type(error).__name__])[0]}"
             )
 
+    def _record(self, write: Callable[[Board], None]) -> None:
+        """Write to TensorBoard's log; after a failure, which is said once, the next one begins another file."""
+        try:
+            self._board = self._board or Board(self.out / "tensorboard")
+            write(self._board)
+            self._board_failed = False
+        except OSError as error:
+            if not self._board_failed:
+                self._print(f"TensorBoard's log cannot be written, and training goes on: {error.strerror or error}")
+            self._board, self._board_failed = None, True
+
+    def _show(self, line: str) -> None:
+        """Put a line in place of the last one in a terminal."""
+        with suppress(OSError):
+            self.live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=self.console.is_terminal)
+
     def _print(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+        with suppress(OSError):
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def _describe(self, trainer: Trainer, losses: dict[str, float]) -> str:
         assert self._start is not None
