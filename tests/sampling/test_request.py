@@ -72,7 +72,7 @@ def labelled() -> Model:
         (GenerateRequest(streams={"motion": (1,)}), "no stream of noise called motion; it has latents"),
         (GenerateRequest(streams={"latents": (1, 2)}), "has 2 seeds for 1 clips"),
         (GenerateRequest(sampling={"temperature": 1}), "no sampling settings temperature; it has "),
-        (GenerateRequest(sampling={"steps": 0}), "steps must be at least 1"),
+        (GenerateRequest(sampling={"steps": 0}), "steps is 0: it must be 1 to 10,000"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -67,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # a full disk, a file in the way, no permission
         print(f"kinema: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"allocate memory|out of memory", str(error)):
+            raise
+        print("kinema: the memory is full: take fewer clips at once, or fewer or smaller frames", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kinema: stopped", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ class _FrozenEncoder:
         return rows
 
 
+@lru_cache(maxsize=1)  # a family's outline is made before it
 def _load(name: str) -> tuple[Any, Any]:
     """The tokenizer and the encoder of this name."""
     try:
@@ -93,7 +95,8 @@ def _load(name: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise ValueError(f"to encode text by {name}, install transformers: pip install 'kinema[text]'") from error
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+        with torch.device("cpu"):  # whatever an outline is made on
+            tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no text encoder can be loaded from {name} ({str(error).splitlines()[0][:160]}): give the name of one on "
