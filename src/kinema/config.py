@@ -20,6 +20,7 @@ __all__ = [
     "check_ranges",
     "from_dict",
     "shorten",
+    "shown",
     "to_dict",
 ]
 
@@ -83,19 +84,23 @@ def check_number(name: str, value: object, least: float, most: float, whole: boo
     kinds = (int,) if whole else (int, float)
     if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:  # as NaN is not
         what = "a whole number, " if whole and not isinstance(value, int) else ""
-        raise ValueError(f"{name} is {_shown(value)}: it must be {what}{_bound(least)} to {_bound(most)}")
+        raise ValueError(f"{name} is {shown(value)}: it must be {what}{_bound(least)} to {_bound(most)}")
 
 
 def shorten(text: str) -> str:
-    """The beginning of a text that is too long for an error; a long one may come from a file."""
+    """A text in one line, and the beginning of one that is too long for an error; it may come from a file."""
+    text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _shown(value: object) -> str:
-    """A value as an error shows it; the digits of a very large number cannot be had."""
+def shown(value: object) -> str:
+    """A value as an error shows it, short and in one line."""
     if isinstance(value, int) and abs(value) >= 10**LONGEST:
         return f"a number of more than {LONGEST} digits"
-    return shorten(f"{value:g}" if isinstance(value, float) else repr(value))
+    try:
+        return shorten(f"{value:g}" if isinstance(value, float) else repr(value))
+    except (RecursionError, ValueError):  # it holds a number whose digits cannot be had, or is nested too deep
+        return f"a {type(value).__name__}"
 
 
 def _bound(value: float) -> str:

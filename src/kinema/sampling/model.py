@@ -162,12 +162,15 @@ def load(name: str | Path, runtime: Runtime | None = None) -> Model:
     runtime = runtime or detect_runtime()
     file = load_model(name)
     experiment, spec = Experiment.from_dict(file.config, str(name))
-    expected = outline(experiment.family)  # before memory is taken: its tensors may be few and its settings huge
-    check_tensors(file.generator, expected.generator.state_dict(), str(name))
-    if expected.codec is not None:
-        check_tensors(file.codec or {}, expected.codec.inference_state(), f"{name}: codec")
-    check_fits(experiment.family, runtime.device)  # critics are in no file
-    family = experiment.family.build()
+    try:  # before memory is taken: a file's tensors may be few and its settings huge
+        expected = outline(experiment.family.fitted(spec))
+        check_tensors(file.generator, expected.generator.state_dict(), "generator")
+        if expected.codec is not None:
+            check_tensors(file.codec or {}, expected.codec.inference_state(), "codec")
+        check_fits(experiment.family, runtime.device)  # critics are in no file
+        family = experiment.family.build()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     family.generator.load_state_dict(file.generator)
     if family.codec is not None and file.codec is not None:
         family.codec.load_inference_state(file.codec)

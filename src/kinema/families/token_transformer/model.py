@@ -215,6 +215,8 @@ class TokenTransformer(LatentFamily):
 
     def __init__(self, config: TokenTransformerConfig) -> None:
         super().__init__(config)
+        if self.codec is None:
+            raise ValueError("token-transformer needs a codec that makes tokens: name one with --family.codec RUN")
         self.config, self.sampling = config, config.sampling
         self.accepts = frozenset({"known", "mask", "text" if config.text else "label"})
         self.generator = Network(config, self.codec.levels)
