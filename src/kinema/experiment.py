@@ -96,7 +96,7 @@ class Experiment:
         }
 
     @staticmethod
-    def from_dict(values: dict[str, Any], where: str) -> tuple[Experiment, ClipSpec]:
+    def from_dict(values: Any, where: str) -> tuple[Experiment, ClipSpec]:
         """The experiment and the spec of `to_dict`; raises ValueError with a message that starts with `where`."""
         parts = {"family", "data", "train", "spec"}
         family = values.get("family") if isinstance(values, dict) else None

@@ -268,9 +268,9 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
         (["train", "mocogan", "--out", "x", "--steps", "1", "--preset"], "--preset"),
         (["train", "mocogan", "--out", "x", "--steps", "1", "--resume"], "x: no model there"),
         (["train", "mocogan", "--out", "x", *TINY], "give --steps or --minutes"),
-        (["train", "mocogan", "--out", "x", "--steps", "0", *TINY], "steps must be at least 1"),
-        (["train", "mocogan", "--out", "x", "--minutes", "-1", *TINY], "minutes must be more than 0"),
-        (["train", "mocogan", "--out", "x", "--steps", "1", "--train.batch", "0"], "batch must be at least 1"),
+        (["train", "mocogan", "--out", "x", "--steps", "0", *TINY], "steps is 0: it must be 1 to"),
+        (["train", "mocogan", "--out", "x", "--minutes", "-1", *TINY], "minutes is -1: it must be 1e-06 to"),
+        (["train", "mocogan", "--out", "x", "--steps", "1", "--train.batch", "0"], "batch is 0: it must be 1 to"),
         *(
             (["train", "mocogan", "--out", "x", "--steps", "1", f"--train.{name}", *values], f"{said} must be ")
             for name, values, said in (
@@ -314,10 +314,10 @@ def test_one_line_says_what_is_wrong(words, says, refused, tmp_path, monkeypatch
         (["--label", "sideways"], "its labels are up, left"),
         (["--label", "2"], "its labels are up, left"),
         (["--format", "avi"], "mp4, webm, gif"),
-        (["--count", "0"], "at least 1"),
-        (["--grid", "0", "2"], "at least 1"),
-        (["--frames", "0"], "at least 1"),
-        (["--fps", "0"], "--fps 0: it must be above 0"),
+        (["--count", "0"], "--count is 0: it must be 1 to"),
+        (["--grid", "0", "2"], "--grid is 0: it must be 1 to"),
+        (["--frames", "0"], "--frames is 0: it must be 1 to"),
+        (["--fps", "0"], "--fps is 0: it must be 0.01 to 1,000"),
         (["--colour", "red"], "--colour"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -84,13 +84,13 @@ def detect_runtime(device: str = "auto", precision: Precision = "auto") -> Runti
     a machine takes the GPU of its local rank. Raises ValueError if the device cannot be used.
     """
     ranks = _stated("WORLD_SIZE", 1, 1, MOST_RANKS)
-    rank = _stated("RANK", 0, 0, ranks - 1)
+    rank, local = _stated("RANK", 0, 0, ranks - 1), _stated("LOCAL_RANK", 0, 0, MOST_RANKS)
     if device == "auto":
-        device = _best_device()
+        device = _best_device(local)
     try:
         place = torch.device(device)
         if place == torch.device("cuda"):
-            place = torch.device("cuda", _stated("LOCAL_RANK", 0, 0, MOST_RANKS))
+            place = torch.device("cuda", local)
         torch.empty(0, device=place)
         if place.type == "cuda":
             torch.cuda.set_device(place)  # NCCL and kernels without a device argument use the current one
@@ -129,9 +129,9 @@ def _stated(name: str, default: int, least: int, most: int) -> int:
     return value
 
 
-def _best_device() -> str:
+def _best_device(local: int) -> str:
     if torch.cuda.is_available():
-        return f"cuda:{_stated('LOCAL_RANK', 0, 0, MOST_RANKS)}"
+        return f"cuda:{local}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
