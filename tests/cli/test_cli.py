@@ -272,7 +272,7 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
         (["train", "mocogan", "--out", "x", "--minutes", "-1", *TINY], "minutes is -1: it must be 1e-06 to"),
         (["train", "mocogan", "--out", "x", "--steps", "1", "--train.batch", "0"], "batch is 0: it must be 1 to"),
         *(
-            (["train", "mocogan", "--out", "x", "--steps", "1", f"--train.{name}", *values], f"{said} must be ")
+            (["train", "mocogan", "--out", "x", "--steps", "1", f"--train.{name}", *values], f"{said} is ")
             for name, values, said in (
                 ("batch", [str(10**30)], "batch"),
                 ("seed", ["-1"], "seed"),
@@ -282,8 +282,8 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
                 ("weight-decay", ["inf"], "weight_decay"),
                 ("save-every-minutes", ["nan"], "save_every_minutes"),
                 ("sample-every-minutes", ["-1"], "sample_every_minutes"),
-                ("ema-decay", ["nan"], "ema_decay and betas"),
-                ("betas", ["0.9", "1"], "ema_decay and betas"),
+                ("ema-decay", ["nan"], "ema_decay"),
+                ("betas", ["0.9", "1"], "betas"),
             )
         ),
         (["train", "mocogan", "--out", "x", "--steps", "1", "--data.frames", "0"], "frames is 0"),
@@ -293,7 +293,7 @@ def test_metadata_that_cannot_be_read(clips, tmp_path, refused):
         (["train", "mocogan", "--out", "x", "--steps", "1", *TINY, "--device", "abacus"], "abacus"),
         (["sample"], "MODEL"),
         (["sample", "nowhere", "--out", "out"], "nowhere: no model there"),
-        (["evaluate", "shape-motion", "--clips", "1"], "1 clip cannot be measured"),
+        (["evaluate", "shape-motion", "--clips", "1"], "clips is 1: it must be 2 to"),
         (["evaluate", "shape-motion", "--features", "smell"], "smell"),
         (["evaluate", "shape-motion", "--clips", "2", "--frames", "1"], "frames"),
         (["compare", "shape-motion"], "two sources or more"),

@@ -30,6 +30,7 @@ from kinema.cli.main import main as command_line
 from kinema.codecs.transform import TransformConfig
 from kinema.codecs.video_vae import VideoVAEConfig
 from kinema.config import from_dict, to_dict
+from kinema.data.cache import cache_limit
 from kinema.data.clips import DataConfig
 from kinema.data.writing import write_video
 from kinema.evaluation.evaluate import EvaluationConfig
@@ -293,7 +294,8 @@ def flag_cases(folder: Path) -> list[Case]:
     for name in ENVIRONMENT:
         for word in (*WORDS, "2"):
             for words in (commands[0][0], check):
-                use = word in POSSIBLE or name.startswith(("COL", "LIN")) or name == "KINEMA_CACHE" or word in ("", "2")
+                use = word in (*POSSIBLE, "", "2") or name in ("COLUMNS", "LINES", "KINEMA_CACHE")
+                use |= name == "KINEMA_CACHE_GB" and word == str(HUGE)  # as much as the disk has
                 what = f"{name}={shown(word)} {words[0]}"
                 value = word.replace("\ud800", "\udcff")  # what the system calls text that is none
                 cases.append(Case(what, lambda w=words, n=name, v=value, u=use: run_command(folder, w, {n: v}, u)))
@@ -307,6 +309,7 @@ def run_command(folder: Path, words: list[str], variables: dict[str, str], possi
     out.mkdir()
     os.environ.update({"KINEMA_CACHE": str(folder / "cache")} | variables)
     os.chdir(out)
+    cache_limit.cache_clear()  # it reads the environment once in a process
     said = io.StringIO()
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(said):

@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> None:
     """Score the video, write the files, and print which frames are marked."""
     arguments = parse(Arguments, "kinema anomalies", words)
     if arguments.threshold is not None:
-        check_number("--threshold", arguments.threshold, -1e30, 1e30)
+        check_number("--threshold", arguments.threshold, -1e12, 1e12)
     model, video = load(arguments.model, detect_runtime(arguments.device)), Path(arguments.video)
     scores = scores_of(model, Clip(video))
     threshold, rule = _threshold(model, arguments, scores)
