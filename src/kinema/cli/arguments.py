@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro import _errors as events
-
-from kinema.config import shorten
 
 __all__ = ["flag_value", "parse", "parse_with_sampling"]
 
@@ -23,8 +20,7 @@ def parse(cls: type[T], prog: str, words: Sequence[str], **options: Any) -> T:
     """Parse `words` as the dataclass `cls`; raises ValueError for invalid arguments, and exits after --help."""
 
     def fail(event: events.ParseErrorEvent) -> NoReturn:
-        said = re.sub(r"\S{61,}", lambda word: shorten(word[0]), _describe(event, cls))
-        raise ValueError(f"{said} ({prog} --help lists all)")
+        raise ValueError(f"{_describe(event, cls)} ({prog} --help lists all)")
 
     with events.on_parse_error(fail):
         return tyro.cli(cls, prog=prog, args=list(words), **options)
