@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from kinema.config import from_dict, to_dict
+from kinema.config import CLIP_RANGES, MOST_SEED, check_ranges, from_dict, shorten, to_dict
 from kinema.data.clips import DataConfig
-from kinema.family import FamilyConfig
+from kinema.family import FamilyConfig, LatentFamilyConfig
 from kinema.registry import FAMILIES
 from kinema.runtime.device import Precision
 from kinema.types import ClipSpec
 
 __all__ = ["MOST_STEPS", "Experiment", "TrainConfig"]
-
-MOST_STEPS, MOST_BATCH, MOST_SEED = 10**12, 2**20, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,21 @@ class TrainConfig:
     """The most minutes between sample sheets; the first comes within a minute, and the time between them doubles."""
 
     def __post_init__(self) -> None:
-        for name, least, most in (("steps", 1, MOST_STEPS), ("batch", 1, MOST_BATCH), ("seed", 0, MOST_SEED)):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"{name} must be at least {least} and at most {most:,}, not {value}")
-        for name in ("minutes", "lr", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < inf:  # as NaN is not
-                raise ValueError(f"{name} must be more than 0 and a number, not {value}")
-        for name in ("weight_decay", "save_every_minutes", "sample_every_minutes"):
-            if not 0 <= (value := getattr(self, name)) < inf:
-                raise ValueError(f"{name} must be at least 0 and a number, not {value}")
-        for decay in (self.ema_decay, *self.betas):
-            if not 0 <= decay < 1:
-                raise ValueError(f"ema_decay and betas must be at least 0 and below 1, not {decay}")
-        if not 0 <= self.cooldown <= 1:
-            raise ValueError(f"cooldown is a share of the budget, from 0 to 1, not {self.cooldown:g}")
+        check_ranges(
+            self,
+            steps=(1, 10**12),
+            minutes=(1e-6, 1e8),  # two centuries
+            batch=(1, 2**20),
+            lr=(1e-20, 1e4),
+            cooldown=(0.0, 1.0),
+            betas=(0.0, 0.999999),
+            weight_decay=(0.0, 1e4),
+            clip_norm=(1e-12, 1e12),
+            ema_decay=(0.0, 0.999999),
+            seed=(0, MOST_SEED),
+            save_every_minutes=(0.0, 1e8),
+            sample_every_minutes=(0.0, 1e8),
+        )
 
 
 @dataclass(frozen=True)
@@ -100,18 +96,32 @@ class Experiment:
         }
 
     @staticmethod
-    def from_dict(values: dict[str, Any], where: str) -> tuple[Experiment, ClipSpec]:
+    def from_dict(values: Any, where: str) -> tuple[Experiment, ClipSpec]:
         """The experiment and the spec of `to_dict`; raises ValueError with a message that starts with `where`."""
-        if set(values) != {"family", "data", "train", "spec"} or "name" not in values["family"]:
+        parts = {"family", "data", "train", "spec"}
+        family = values.get("family") if isinstance(values, dict) else None
+        if not isinstance(family, dict) or set(values) != parts or not isinstance(family.get("name"), str):
             raise ValueError(f"{where}: not a kinema configuration (family with a name, data, train and spec)")
-        family = dict(values["family"])
-        cls = FAMILIES[family.pop("name")]
+        name, family = family["name"], {key: value for key, value in family.items() if key != "name"}
+        if name not in FAMILIES:
+            known = ", ".join(FAMILIES.names)
+            raise ValueError(f"{where}: family.name: there is no family {shorten(name)!r}; there are {known}")
         experiment = Experiment(
-            from_dict(cls, family, f"{where}: family"),
+            from_dict(FAMILIES[name], family, f"{where}: family"),
             from_dict(DataConfig, values["data"], f"{where}: data"),
             from_dict(TrainConfig, values["train"], f"{where}: train"),
         )
-        return experiment, from_dict(ClipSpec, values["spec"], f"{where}: spec")
+        spec = from_dict(ClipSpec, values["spec"], f"{where}: spec")
+        try:
+            check_ranges(spec, **CLIP_RANGES, fps=(1e-6, 1e6), actions=(0, 2**16))
+        except ValueError as error:
+            raise ValueError(f"{where}: spec: {error}") from None
+        if isinstance(experiment.family, LatentFamilyConfig):
+            try:
+                _ = experiment.family.codec_settings
+            except ValueError as error:
+                raise ValueError(f"{where}: family.codec_config: {error}") from None
+        return experiment, spec
 
     def portable(self) -> Experiment:
         """A copy without local paths, to publish with trained weights."""

@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kinema.config import from_dict, to_dict
+from kinema.config import CLIP_RANGES, check_ranges, from_dict, shorten, to_dict
 from kinema.registry import CODECS, FAMILIES
 from kinema.types import Batch, ClipSpec, Conditions, Progress, Seeds, TrainStep, no_progress
 
@@ -78,6 +78,9 @@ class FamilyConfig(ABC):
     """Height in pixels; taken from the clips."""
     width: int | None = None
     """Width in pixels; taken from the clips."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, **CLIP_RANGES)
 
     def fitted(self: Config, spec: ClipSpec) -> Config:
         """The same configuration with its unset fields (sizes, classes) taken from the clips.
@@ -347,9 +350,9 @@ class LatentFamilyConfig(FamilyConfig):
             return None
         values = dict(self.codec_config)
         name = values.pop("name", "")
-        if name not in CODECS:
+        if not isinstance(name, str) or name not in CODECS:
             trained = ", ".join(codec for codec in CODECS.names if codec in FAMILIES)
-            raise ValueError(f"{self.codec} holds a model of {name}: train a codec, one of {trained}")
+            raise ValueError(f"{self.codec} holds a model of {shorten(str(name))}: train a codec, one of {trained}")
         return from_dict(CODECS[name], values, f"codec {name}")
 
     @property
@@ -382,6 +385,8 @@ class LatentFamilyConfig(FamilyConfig):
         codec = self.codec_settings
         if codec is None:
             return frames, 3, height, width
+        if not codec.space:
+            raise ValueError("the codec's space is left open: complete it with fitted(spec)")
         return 1 + (frames - 1) // codec.time, codec.latent_channels, height // codec.space, width // codec.space
 
 

@@ -192,7 +192,7 @@ def test_what_cannot_be_known(trained, clip, mask, refused, tmp_path) -> None:
     for words in (["--keep-first", 2], ["--keep-last", 2], ["--between"], ["--mask", mask]):
         assert f"{words[0]} says what of --known is known" in says(*words, known=None)
     for words in (["--keep-last", 0], ["--keep-first", 0, "--between"], ["--keep-last", -1, "--mask", mask]):
-        assert "--keep-first and --keep-last are at least 1" in says(*words)
+        assert "it must be 1 to" in says(*words)
     for words in (["--keep-last", 8], ["--keep-first", 4, "--keep-last", 4], ["--between", "--frames", 2]):
         assert "frames are known, so there is nothing to make" in says(*words)
     assert "12 of the 20 frames that are needed" in says("--between", "--frames", 20)

@@ -94,7 +94,10 @@ def test_what_cannot_be_gone_on_from(trained, gan, make_clip, tmp_path, refused)
     assert "--known CLIP" in refused("sample", trained, *out)
     assert "MoCoGAN cannot use known frames: leave --known out" in refused("sample", gan, "--known", clip, *out)
     assert "name a clip or a folder with --known" in refused("sample", trained, "--keep-first", 2, *out)
-    for count, says in ((0, "--keep-last are at least 1"), (8, "8 of 8 frames are known, so there is nothing to make")):
+    for count, says in (
+        (0, "--keep-first is 0: it must be 1 to"),
+        (8, "8 of 8 frames are known, so there is nothing to make"),
+    ):
         assert says in refused("sample", trained, "--known", clip, "--keep-first", count, *out)
     says = refused("sample", trained, "--known", clip, "--keep-first", 7, *out)
     assert "6 of the 7 frames" in says and str(clip) in says

@@ -293,9 +293,9 @@ def test_clips_that_are_no_complete_groups_are_errors() -> None:
     [
         ({"space": 6}, "space must be 4, 8 or 16 and time 1, 2 or 4, not 6 and 4"),
         ({"time": 3}, "not 8 and 3"),
-        ({"levels": (8, 2)}, "levels at least 3"),
-        ({"kl": -1.0}, "must not be negative"),
-        ({"noise": -0.1}, "must not be negative"),
+        ({"levels": (8, 2)}, "levels is 2: it must be 3 to"),
+        ({"kl": -1.0}, "kl is -1: it must be 0 to"),
+        ({"noise": -0.1}, "noise is -0.1: it must be 0 to"),
         ({"space": 4, "fold": 4}, "less than space, not 4"),
     ],
 )

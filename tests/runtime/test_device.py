@@ -118,3 +118,23 @@ def test_bfloat16_is_fast_where_there_are_units_for_it(monkeypatch: pytest.Monke
         monkeypatch.setattr(device.Path, "read_text", lambda _, flags=flags: flags)
         assert fast_bf16(torch.device("cpu")) is expected
     assert not fast_bf16(torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORLD_SIZE", v) for v in ("abc", "", "0", "-1", "1e3", "9" * 30, "9" * 5000)] + [("RANK", "1"), ("RANK", "x")],
+)
+def test_what_torchrun_would_not_set_is_refused_in_one_line(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"^\${name} is '.*': it must be .*; unset it to train alone$") as error:
+        detect_runtime("cpu")
+    assert len(str(error.value)) < 200
+
+
+def test_processes_that_cannot_be_joined_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"^the 2 processes of \$WORLD_SIZE cannot be joined \(.*\): start them with"):
+        detect_runtime("cpu")

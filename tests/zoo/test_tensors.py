@@ -1,11 +1,14 @@
-"""Tensors of a file: those of the network, in name, shape and type, and finite."""
+"""Tensors of a file are those of the network, and a network that does not fit is refused before it is built."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kinema.zoo.tensors import check_tensors
+from kinema.families.vgan import VGANConfig
+from kinema.zoo.tensors import check_fits, check_tensors, outline
 
 EXPECTED = {"a": torch.zeros(2, 3, device="meta"), "n": torch.zeros((), dtype=torch.int64, device="meta")}
 FOUND = {"a": torch.ones(2, 3), "n": torch.tensor(5)}
@@ -37,3 +40,44 @@ def test_what_differs_is_named_in_one_line(changed: dict[str, torch.Tensor], say
 def test_a_missing_tensor_is_named() -> None:
     with pytest.raises(ValueError, match=r"^x: the tensor a float32 \[2, 3\] is missing$"):
         check_tensors({"n": FOUND["n"]}, EXPECTED, "x")
+
+
+CPU = torch.device("cpu")
+FAMILY = VGANConfig(frames=8, height=16, width=16, ngf=2, ndf=2)
+
+
+def test_an_outline_has_the_familys_tensors_and_no_memory() -> None:
+    torch.manual_seed(0)
+    draw = torch.rand(1)
+    torch.manual_seed(0)
+    outlined, built = outline(FAMILY).state_dict(), FAMILY.build().state_dict()
+    check_tensors(built, outlined, "x")
+    assert {x.device.type for x in outlined.values()} == {"meta"}
+    torch.manual_seed(0)
+    outline(FAMILY)
+    assert torch.equal(torch.rand(1), draw)  # no random number is taken
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"ngf": 2**16},
+            r"^these settings make a network of .*M weights, and its weights take .* GB, more than the .* GB",
+        ),
+        ({"ndf": 2**16}, r"GB that are free: make the settings of --family smaller"),
+        ({"ngf": 2**16, "latent": 2**16, "frames": 8191, "height": 8192, "width": 8192}, "more weights than can be"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_is_built(settings: dict[str, int], says: str) -> None:
+    check_fits(FAMILY, CPU)
+    with pytest.raises(ValueError, match=says):
+        check_fits(replace(FAMILY, **settings), CPU)
+
+
+def test_copies_need_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(x.numel() * x.element_size() for x in FAMILY.build().state_dict().values())
+    monkeypatch.setattr("kinema.zoo.tensors.available_memory", lambda _: 3.5 * size)
+    check_fits(FAMILY, CPU, 3)
+    with pytest.raises(ValueError, match=r"training them takes"):
+        check_fits(FAMILY, CPU, 4)

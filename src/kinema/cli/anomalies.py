@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import frames_for, read_each
+from kinema.config import check_number
 from kinema.data.readers.base import Clip, ReadError, find_reader, read_frames
 from kinema.data.writing import from_uint8, write_image, write_video
 from kinema.report.plot import COLOURS, MARK, plot
@@ -54,6 +55,8 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Score the video, write the files, and print which frames are marked."""
     arguments = parse(Arguments, "kinema anomalies", words)
+    if arguments.threshold is not None:
+        check_number("--threshold", arguments.threshold, -1e12, 1e12)
     model, video = load(arguments.model, detect_runtime(arguments.device)), Path(arguments.video)
     scores = scores_of(model, Clip(video))
     threshold, rule = _threshold(model, arguments, scores)

@@ -63,8 +63,6 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, "kinema evaluate", words)
     if arguments.save_features and not arguments.save_features.endswith(".npz"):
         raise ValueError(f"--save-features {arguments.save_features}: name a file that ends in .npz")
-    if arguments.measuring.clips < 2:
-        raise ValueError(f"{arguments.measuring.clips} clip cannot be measured, as it has no interval: give 2 or more")
     (found,), reference = measure_with_progress(
         [arguments.source], arguments.against, arguments.measuring, arguments.device
     )

@@ -15,13 +15,14 @@ from kinema.cli.arguments import flag_value, parse, parse_with_sampling
 from kinema.cli.known import KnownParts, read_known
 from kinema.cli.writing import NOMINAL_FPS, write_clips
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.config import MOST_SEED, check_number
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import read_audio
 from kinema.data.writing import FORMATS
 from kinema.runtime.device import detect_runtime
 from kinema.runtime.memory import keep_freed_memory
 from kinema.sampling.model import Model, load, load_experiment
-from kinema.sampling.request import GenerateRequest
+from kinema.sampling.request import MOST_CLIPS, MOST_FRAMES, GenerateRequest
 from kinema.zoo import shipped
 
 
@@ -73,14 +74,16 @@ def main(words: Sequence[str]) -> None:
     arguments, settings = parse_with_sampling(Arguments, sampling, "kinema generate", words)
     if Path(arguments.out).suffix.lower() not in FORMATS:
         raise ValueError(f"{arguments.out}: clips are written as {', '.join(FORMATS)}: end --out in one of them")
-    if arguments.count < 1:
-        raise ValueError("nothing to generate: --count is at least 1")
+    check_number("--count", arguments.count, 1, MOST_CLIPS)
+    check_number("--seed", arguments.seed, -MOST_SEED, MOST_SEED)
+    if arguments.frames is not None:
+        check_number("--frames", arguments.frames, 1, MOST_FRAMES)
     if arguments.image is not None and arguments.video is not None:
         raise ValueError("--image and --video both give known frames: choose one")
     if arguments.frames is not None and arguments.seconds is not None:
         raise ValueError("--frames and --seconds both say how long: choose one")
-    if arguments.seconds is not None and not 0 < arguments.seconds < 1e5:
-        raise ValueError(f"--seconds {arguments.seconds:g}: it must be above 0 and no more than a day")
+    if arguments.seconds is not None:
+        check_number("--seconds", arguments.seconds, 0.001, 86_400.0)
     model = load(arguments.model, detect_runtime(arguments.device)).with_sampling(**settings)
     keep_freed_memory()
     for path in generate(model, arguments):

@@ -10,6 +10,7 @@ import tyro
 from jaxtyping import Bool, UInt8
 
 from kinema.cli.reading import first_frames, read_each, read_mask
+from kinema.config import check_number
 from kinema.sampling.model import Model
 
 __all__ = ["KnownParts", "read_known"]
@@ -48,8 +49,9 @@ def read_known(
     if "known" not in model.family.accepts:
         raise ValueError(f"{type(model.family).__name__} cannot use known frames: leave {flag} out")
     frames = model.spec.frames if frames is None else frames
-    if min(count for count in (first, last, 1) if count is not None) < 1:
-        raise ValueError("--keep-first and --keep-last are at least 1: leave out what is not known")
+    for name, count in (("--keep-first", first), ("--keep-last", last)):
+        if count is not None:
+            check_number(name, count, 1, frames)
     if first is None:
         least = frames if model.family.reconstructs else max(1, model.family.context_frames)
         first = 1 if between else 0 if last or mask else least

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -35,6 +36,8 @@ COMMANDS = {
     "data check": "describe a folder of clips, and show the frames that training reads",
 }
 
+LONG_WORD = re.compile(r"(\S{300})\S+")  # of an error, such as a number of thousands of digits
+
 EXAMPLES = """\
 examples:
   kinema generate "a small red star bouncing" -o out.mp4
@@ -60,13 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(words)
             sys.stdout.flush()
     except ValueError as error:
-        print(f"kinema: {' '.join(str(error).split())}", file=sys.stderr)
+        message = LONG_WORD.sub(r"\1...", " ".join(str(error).split()))
+        print(f"kinema: {message}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails too
         return 0
     except OSError as error:  # a full disk, a file in the way, no permission
         print(f"kinema: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"allocate memory|out of memory", str(error)):
+            raise
+        print("kinema: the memory is full: take fewer clips at once, or fewer or smaller frames", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kinema: stopped", file=sys.stderr)

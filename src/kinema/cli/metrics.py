@@ -19,10 +19,12 @@ from rich.table import Table
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import report
+from kinema.config import check_number
 from kinema.data.clips import DataConfig, FolderClips, open_clips
 from kinema.data.writing import contact_sheet
 from kinema.evaluation.audit import STRENGTHS, Audit, FailureAudit, audit, audit_failures
 from kinema.evaluation.clip_sets import BATCH, FolderClipSet, WorldClipSet
+from kinema.evaluation.evaluate import MOST_CLIPS
 from kinema.metrics.corruptions import SPATIAL, TEMPORAL, corrupted
 from kinema.metrics.failures import PREFERENCE, failed
 from kinema.metrics.features import load_network
@@ -75,13 +77,12 @@ def main(words: Sequence[str]) -> None:
     """Run the audit, print its table, and write what was asked for."""
     arguments = parse(Arguments, "kinema metrics audit", words)
     size = {"frames": arguments.frames, "height": arguments.height, "width": arguments.width, "fps": arguments.fps}
+    check_number("--clips", wanted := arguments.clips, 2, MOST_CLIPS)  # half are measured against the others
+    config = DataConfig(arguments.on, short="skip", **size)
     keep_freed_memory()
     device = detect_runtime(arguments.device).device
     networks = {name: load_network(name, arguments.weights, device) for name in arguments.features}
-    wanted = arguments.clips
-    if wanted < 2:
-        raise ValueError(f"--clips must be 32 or more, not {wanted}: half of them are measured against the others")
-    source = open_clips(DataConfig(arguments.on, short="skip", **size))
+    source = open_clips(config)
     name = arguments.on
     clip_set = FolderClipSet(name, source, 0) if isinstance(source, FolderClips) else WorldClipSet(name, source, 0)
     sizes = [min(BATCH, wanted - first) for first in range(0, wanted, BATCH)]

@@ -12,11 +12,14 @@ import tyro
 from kinema.cli.arguments import parse, parse_with_sampling
 from kinema.cli.known import KnownParts, read_known
 from kinema.cli.writing import NOMINAL_FPS, write_clips, write_grid
-from kinema.data.writing import FORMATS, ContactSheet, write_image
+from kinema.config import MOST_SEED, check_number
+from kinema.data.writing import FORMATS, FPS_RANGE, ContactSheet, write_image
 from kinema.runtime.device import detect_runtime
 from kinema.runtime.memory import keep_freed_memory
 from kinema.sampling.model import Model, load, load_experiment
-from kinema.sampling.request import GenerateRequest
+from kinema.sampling.request import MOST_CLIPS, MOST_FRAMES, GenerateRequest
+
+MOST_SIDE = 64  # rows and columns of a grid, which is made in one batch
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,15 @@ def main(words: Sequence[str]) -> None:
     arguments, settings = _parse(words)
     if f".{arguments.format}" not in FORMATS:
         raise ValueError(f"--format {arguments.format}: clips are written as {', '.join(f[1:] for f in FORMATS)}")
-    if arguments.count < 1 or (arguments.grid and min(arguments.grid) < 1):
-        raise ValueError("nothing to generate: --count and --grid are at least 1")
-    if arguments.fps is not None and arguments.fps <= 0:
-        raise ValueError(f"--fps {arguments.fps:g}: it must be above 0")
+    check_number("--count", arguments.count, 1, MOST_CLIPS)
+    for side in arguments.grid or ():
+        check_number("--grid", side, 1, MOST_SIDE)
+    for name, seed in (("seed", arguments.seed), *_fixed_seeds(arguments).items()):
+        check_number(f"--{name}", seed, -MOST_SEED, MOST_SEED)
+    if arguments.frames is not None:
+        check_number("--frames", arguments.frames, 1, MOST_FRAMES)
+    if arguments.fps is not None:
+        check_number("--fps", arguments.fps, *FPS_RANGE)
     model = load(arguments.model, detect_runtime(arguments.device)).with_sampling(**settings)
     keep_freed_memory()
     for path in _write(model, arguments):
@@ -135,8 +143,14 @@ def _seeds(arguments: Arguments) -> tuple[tuple[int, ...], dict[str, tuple[int, 
             "motion": tuple(motion + i % columns for i in range(len(seeds))),
         }
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.count))
-    fixed = {"content": arguments.content_seed, "motion": arguments.motion_seed}
-    return seeds, {name: (seed,) * len(seeds) for name, seed in fixed.items() if seed is not None}
+    fixed = _fixed_seeds(arguments)
+    return seeds, {name.removesuffix("-seed"): (seed,) * len(seeds) for name, seed in fixed.items()}
+
+
+def _fixed_seeds(arguments: Arguments) -> dict[str, int]:
+    """The seeds of single streams that are given, by the names of their flags."""
+    seeds = {"content-seed": arguments.content_seed, "motion-seed": arguments.motion_seed}
+    return {name: seed for name, seed in seeds.items() if seed is not None}
 
 
 def _row_labels(request: GenerateRequest, arguments: Arguments) -> list[str]:

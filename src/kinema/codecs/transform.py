@@ -23,6 +23,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from kinema.config import MOST_CHANNELS, check_ranges
 from kinema.family import Codec
 from kinema.types import ClipSpec
 
@@ -48,8 +49,7 @@ class TransformConfig:
     """Values that are kept of a block; 0: four for each pixel of its side."""
 
     def __post_init__(self) -> None:
-        if self.time < 1 or min(self.space, self.channels) < 0:
-            raise ValueError("transform: time must be at least 1, space and channels at least 0")
+        check_ranges(self, space=(0, 1024), time=(1, 1024), channels=(0, MOST_CHANNELS))
         if self.space and self.channels > (most := 3 * self.space**2):
             raise ValueError(
                 f"transform: a frame's block of {self.space}x{self.space} pixels has {most} values, so channels must "

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from kinema.codecs.causal import CausalConv3d, ChannelNorm, ConvCache
 from kinema.conditions.known import first_known
+from kinema.config import MOST_CHANNELS, check_number, check_ranges
 from kinema.family import Codec, Family, FamilyConfig, Turn
 from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
 from kinema.nn.critic import critic_of_clips, init_kaiming_
@@ -45,6 +47,7 @@ __all__ = ["VideoVAE", "VideoVAEConfig"]
 ENCODER, DECODER = 1, 2  # residual blocks at each resolution
 CHUNK = 4  # latents in time that `generate` decodes at once: memory does not grow with the clip
 NARROW = 6.0  # subtracted from the log-variance: an initial posterior as wide as the prior would be all noise
+MOST_TOKENS = 2**24  # of a vocabulary
 MOMENTUM = 0.05  # of the latents' running mean and variance
 
 
@@ -89,18 +92,29 @@ class VideoVAEConfig(FamilyConfig):
     """Weight of the critic's R1 and R2 gradient penalties, for an image; a clip of T frames has T times that."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.space not in (4, 8, 16) or self.time not in (1, 2, 4):
             raise ValueError(
                 f"video-vae: space must be 4, 8 or 16 and time 1, 2 or 4, not {self.space} and {self.time}"
             )
         if self.fold not in (2, 4) or self.fold >= self.space:
             raise ValueError(f"video-vae: fold must be 2 or 4 and less than space, not {self.fold}")
-        if min(self.channels, self.hidden, self.ndf) < 1 or any(level < 3 for level in self.levels):
-            raise ValueError("video-vae: channels, hidden and ndf must be at least 1, levels at least 3")
-        if min(self.gradient, self.perceptual_weight, self.kl, self.noise, self.adversarial, self.penalty) < 0:
-            raise ValueError(
-                "video-vae: gradient, perceptual_weight, kl, noise, adversarial and penalty must not be negative"
-            )
+        channels, weight = (1, MOST_CHANNELS), (0.0, 1e6)
+        check_ranges(
+            self,
+            channels=channels,
+            levels=(3, 2**16),
+            hidden=channels,
+            gradient=weight,
+            perceptual_weight=weight,
+            kl=weight,
+            noise=(0.0, 1e3),
+            adversarial=weight,
+            ndf=channels,
+            penalty=weight,
+        )
+        if self.levels:
+            check_number("the vocabulary, the product of levels,", prod(self.levels), 3, MOST_TOKENS)
 
     def fitted(self, spec: ClipSpec) -> VideoVAEConfig:
         """The configuration for these clips; raises ValueError unless frames after the first make complete groups."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from kinema.conditions.encoder import Encoding
+from kinema.config import shorten
 
 __all__ = ["PretrainedTextEncoder"]
 
@@ -86,18 +88,22 @@ class _FrozenEncoder:
         return rows
 
 
+@lru_cache(maxsize=1)  # a family's outline is made before it
 def _load(name: str) -> tuple[Any, Any]:
     """The tokenizer and the encoder of this name."""
     try:
         from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError(f"to encode text by {name}, install transformers: pip install 'kinema[text]'") from error
+        raise ValueError(
+            f"to encode text by {shorten(name)}, install transformers: pip install 'kinema[text]'"
+        ) from error
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+        with torch.device("cpu"):  # whatever an outline is made on
+            tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no text encoder can be loaded from {name} ({str(error).splitlines()[0][:160]}): give the name of one on "
-            "the Hugging Face hub, or a folder that holds one"
+            f"no text encoder can be loaded from {shorten(name)} ({str(error).splitlines()[0][:160]}): give the name "
+            "of one on the Hugging Face hub, or a folder that holds one"
         ) from error
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.conditions.text import make_vocabulary
+from kinema.config import CLIP_RANGES, MOST_FPS, check_ranges
 from kinema.data.cache import code_digest, digest
 from kinema.data.decoded import SAMPLE_BYTES, ClipCache, ClipEntry, DecodedClip, Fit, Opened
 from kinema.data.folder import Skipped, clip_name, scan
@@ -31,6 +32,7 @@ from kinema.data.holdout import held_out
 from kinema.data.readers.base import Clip, ClipInfo, ReadError
 from kinema.data.stored import Damaged
 from kinema.registry import WORLDS
+from kinema.runtime.memory import available_memory
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
 
 __all__ = [
@@ -49,7 +51,6 @@ T = TypeVar("T")
 
 Part = Literal["all", "training", "held out"]
 
-LARGEST, FASTEST = 8192, 1000  # pixels of a side and frames of a clip; frames a second
 PREFETCH = 64  # clips that are decoded before they are asked for
 OPENED = 256  # clips whose heads are read to know the rate and the actions of all
 AHEAD = 10.0  # seconds of decoding before training begins
@@ -92,15 +93,7 @@ class DataConfig:
     """Folder for decoded frames and cached latents; None is $KINEMA_CACHE or ~/.cache/kinema."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "height", "width"):
-            if not 1 <= getattr(self, name) <= LARGEST:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 to {LARGEST}")
-        if self.cache_latents < 0:
-            raise ValueError(f"cache_latents is {self.cache_latents}: it must be 0 or more")
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout is {self.holdout:g}: it is a share, at least 0 and below 1")
-        if self.fps is not None and not 0 < self.fps <= FASTEST:
-            raise ValueError(f"fps is {self.fps:g}: it must be above 0 and at most {FASTEST}")
+        check_ranges(self, **CLIP_RANGES, fps=(0.001, MOST_FPS), cache_latents=(0, 10**9), holdout=(0.0, 0.99))
 
 
 @runtime_checkable
@@ -124,6 +117,16 @@ class Source(Protocol):
         ...
 
 
+def _check_memory(config: DataConfig) -> None:
+    """Raise ValueError unless a clip, as bytes and in float32, fits into memory."""
+    needed, room = 5 * 3 * config.frames * config.height * config.width, available_memory(torch.device("cpu"))
+    if needed > room:
+        raise ValueError(
+            f"a clip of {config.frames} frames of {config.width}x{config.height} takes {needed / 1e9:,.1f} GB, and "
+            f"{room / 1e9:,.1f} GB are free: make frames, height and width smaller"
+        )
+
+
 def open_source(config: DataConfig, progress: Progress = no_progress) -> Source:
     """The world, or the clips to train on of the folder, that `config.source` names; a world's name wins.
 
@@ -138,7 +141,8 @@ def open_clips(config: DataConfig, part: Part = "all") -> Source | FolderClips:
 
 
 def _world(config: DataConfig) -> Source | None:
-    """The world of this name; None where it is a folder, and ValueError where it is neither."""
+    """The world of this name; None where it is a folder, and ValueError where it is neither or clips are too large."""
+    _check_memory(config)
     if config.source in WORLDS:
         if config.fps is not None or config.flip or config.audio:
             raise ValueError(f"fps, flip and audio are for folders of clips: leave them out for {config.source}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 
+from kinema.config import CLIP_RANGES, MOST_FPS, MOST_SEED, check_ranges
 from kinema.data.clips import DataConfig, FolderClips, NoClips, Part, open_clips
 from kinema.evaluation.clip_sets import ClipSet, CopyClipSet, FolderClipSet, GeneratedClipSet, WorldClipSet
 from kinema.evaluation.measure import compute_numbers
@@ -33,6 +34,7 @@ RESIZE = {  # how frames of another shape are fitted
     "pad": "the whole frame, bicubic, antialiased, on black",
     "stretch": "the whole frame, bicubic, antialiased, in the target's shape",
 }
+MOST_CLIPS = 10**6  # in a set
 SAME_RATE = 0.01  # share by which frame rates may differ
 PACKAGES = ("kinema", "torch", "numpy", "scipy", "av", "pillow")
 
@@ -69,6 +71,10 @@ class EvaluationConfig:
     """Measure with fewer clips than a number needs, and mark it."""
     cache: str | None = None
     """Folder for what was computed; None is $KINEMA_CACHE or ~/.cache/kinema."""
+
+    def __post_init__(self) -> None:
+        # one clip has no interval
+        check_ranges(self, clips=(2, MOST_CLIPS), **CLIP_RANGES, fps=(0.001, MOST_FPS), seed=(0, MOST_SEED))
 
 
 @dataclass(frozen=True, slots=True)

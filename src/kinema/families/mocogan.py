@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kinema.conditions.labels import choose_labels
+from kinema.config import MOST_CHANNELS, MOST_CLASSES, check_ranges
 from kinema.family import LatentFamily, Turn
 from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
 from kinema.nn.critic import AdversarialConfig, Critic, critic_input, init_kaiming_
@@ -62,10 +63,17 @@ class MoCoGANConfig(AdversarialConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.content, self.motion, self.ngf) < 1:
-            raise ValueError("mocogan: content, motion and ngf must be at least 1")
-        if min(self.ndf_image, self.noise, self.information) < 0:
-            raise ValueError("mocogan: ndf_image, noise and information must not be negative")
+        channels = (1, MOST_CHANNELS)
+        check_ranges(
+            self,
+            categories=(0, MOST_CLASSES),
+            content=channels,
+            motion=channels,
+            ngf=channels,
+            ndf_image=(0, MOST_CHANNELS),
+            noise=(0.0, 1e3),
+            information=(0.0, 1e6),
+        )
 
     def fitted(self, spec: ClipSpec) -> MoCoGANConfig:
         """The configuration for clips of these sizes and classes; raises ValueError if fields differ."""

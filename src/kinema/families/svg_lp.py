@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kinema.conditions.known import first_known
+from kinema.config import CLIP_RANGES, MOST_CHANNELS, check_ranges
 from kinema.family import Family, FamilyConfig, Turn
 from kinema.nn.perceptual import perceptual_loss
 from kinema.nn.reconstruction import PixelLoss, gradient_difference, pixel_loss
@@ -72,10 +73,19 @@ class SVGLPConfig(FamilyConfig):
     """Weight of the perceptual loss."""
 
     def __post_init__(self) -> None:
-        if min(self.context_frames, self.channels, self.code, self.hidden) < 1:
-            raise ValueError("svg-lp: context_frames, channels, code and hidden must be at least 1")
-        if min(self.latent, self.beta, self.gradient, self.perceptual_weight) < 0:
-            raise ValueError("svg-lp: latent, beta, gradient and perceptual_weight must not be negative")
+        super().__post_init__()
+        channels, weight = (1, MOST_CHANNELS), (0.0, 1e6)
+        check_ranges(
+            self,
+            context_frames=CLIP_RANGES["frames"],
+            channels=channels,
+            code=channels,
+            hidden=channels,
+            latent=(0, MOST_CHANNELS),
+            beta=weight,
+            gradient=weight,
+            perceptual_weight=weight,
+        )
 
     def fitted(self, spec: ClipSpec) -> SVGLPConfig:
         """The configuration for these clips; raises ValueError unless they are longer than `context_frames`."""
@@ -83,6 +93,11 @@ class SVGLPConfig(FamilyConfig):
             raise ValueError(
                 f"svg-lp: clips of {spec.frames} frames leave none to predict after {self.context_frames} context "
                 "frames: make --data.frames more or --family.context-frames fewer"
+            )
+        if spec.height % 16 or spec.width % 16:
+            raise ValueError(
+                f"svg-lp: height and width must be multiples of 16, not {spec.height} and {spec.width}: choose others "
+                "with --data.height and --data.width"
             )
         return super().fitted(spec)
 

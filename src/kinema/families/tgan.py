@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from kinema.conditions.known import known_pixels
 from kinema.conditions.labels import choose_labels
+from kinema.config import MOST_CHANNELS, MOST_CLASSES, check_ranges
 from kinema.family import LatentFamily, Turn
 from kinema.nn.adversarial import AdversarialLoss, Penalty, critic_loss, generator_loss
 from kinema.nn.critic import AdversarialConfig, critic_input, critic_of_clips, init_kaiming_
@@ -69,10 +70,18 @@ class TGANConfig(AdversarialConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.latent, self.path, self.ngf, self.ngf_path) < 1:
-            raise ValueError("tgan: latent, path, ngf and ngf_path must be at least 1")
-        if min(self.clip_every, self.search_steps) < 0 or self.search_lr <= 0:
-            raise ValueError("tgan: clip_every and search_steps must not be negative, search_lr more than 0")
+        channels = (1, MOST_CHANNELS)
+        check_ranges(
+            self,
+            categories=(0, MOST_CLASSES),
+            latent=channels,
+            path=channels,
+            ngf=channels,
+            ngf_path=channels,
+            clip_every=(0, 10**12),
+            search_steps=(0, 10**5),
+            search_lr=(1e-12, 1e4),
+        )
 
     def fitted(self, spec: ClipSpec) -> TGANConfig:
         """The configuration for clips of these sizes and classes."""

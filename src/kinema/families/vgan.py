@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kinema.config import MOST_CHANNELS, check_ranges
 from kinema.family import LatentFamily, Turn
 from kinema.nn.adversarial import Penalty, critic_loss, generator_loss
 from kinema.nn.critic import AdversarialConfig, critic_input, critic_of_clips, init_kaiming_
@@ -43,8 +44,7 @@ class VGANConfig(AdversarialConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.latent, self.ngf) < 1 or self.sparsity < 0:
-            raise ValueError("vgan: latent and ngf must be at least 1 and sparsity must not be negative")
+        check_ranges(self, latent=(1, MOST_CHANNELS), ngf=(1, MOST_CHANNELS), sparsity=(0.0, 1e6))
 
     def build(self) -> VGAN:
         """The untrained model."""

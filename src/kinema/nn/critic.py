@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kinema.config import MOST_CHANNELS, check_ranges
 from kinema.family import LatentFamilyConfig
 from kinema.nn.adversarial import AdversarialLoss
 from kinema.nn.augment import augment
@@ -49,8 +50,8 @@ class AdversarialConfig(LatentFamilyConfig):
     """Differentiable augmentation of the critics' inputs: for datasets of a few hundred clips or fewer."""
 
     def __post_init__(self) -> None:
-        if self.ndf < 1 or min(self.penalty, self.penalty_decay_steps) < 0:
-            raise ValueError("ndf must be at least 1, penalty and penalty_decay_steps must not be negative")
+        super().__post_init__()
+        check_ranges(self, ndf=(1, MOST_CHANNELS), penalty=(0.0, 1e6), penalty_decay_steps=(0, 10**12))
 
     def resolve_codec(self: Config, load: Callable[[str], dict[str, Any]], spec: ClipSpec) -> Config:
         """The same configuration with that of its codec, a transform of single frames.

@@ -18,6 +18,7 @@ from kinema.types import TrainStep, hash_seed
 
 __all__ = ["Precision", "Runtime", "channels_last", "detect_runtime", "fast_bf16"]
 
+MOST_RANKS = 10**5
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -82,17 +83,14 @@ def detect_runtime(device: str = "auto", precision: Precision = "auto") -> Runti
     `device` is "auto" (CUDA, else Apple's MPS, else the CPU), "cpu" or a torch device. Each process on
     a machine takes the GPU of its local rank. Raises ValueError if the device cannot be used.
     """
-    try:
-        ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    except ValueError:
-        stated = f"$WORLD_SIZE {os.environ.get('WORLD_SIZE')!r} and $RANK {os.environ.get('RANK')!r}"
-        raise ValueError(f"{stated} must be numbers, as torchrun sets them: unset them to train alone") from None
+    ranks = _stated("WORLD_SIZE", 1, 1, MOST_RANKS)
+    rank, local = _stated("RANK", 0, 0, ranks - 1), _stated("LOCAL_RANK", 0, 0, MOST_RANKS)
     if device == "auto":
-        device = _best_device()
+        device = _best_device(local)
     try:
         place = torch.device(device)
         if place == torch.device("cuda"):
-            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            place = torch.device("cuda", local)
         torch.empty(0, device=place)
         if place.type == "cuda":
             torch.cuda.set_device(place)  # NCCL and kernels without a device argument use the current one
@@ -102,7 +100,14 @@ def detect_runtime(device: str = "auto", precision: Precision = "auto") -> Runti
         ) from None
     if ranks > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        try:
+            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        except (RuntimeError, ValueError) as error:  # an address or a port that is missing, or cannot be used
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise ValueError(
+                f"the {ranks} processes of $WORLD_SIZE cannot be joined ({reason}): start them with torchrun, or unset "
+                "it to train alone"
+            ) from None
     if precision == "auto":
         dtype = torch.bfloat16 if fast_bf16(place) else torch.float32
     else:
@@ -110,9 +115,23 @@ def detect_runtime(device: str = "auto", precision: Precision = "auto") -> Runti
     return Runtime(place, dtype, rank, ranks)
 
 
-def _best_device() -> str:
+def _stated(name: str, default: int, least: int, most: int) -> int:
+    """The whole number that an environment variable states."""
+    text = os.environ.get(name, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise ValueError(
+            f"${name} is {text[:40]!r}: it must be {least} to {most}, as torchrun sets it; unset it to train alone"
+        )
+    return value
+
+
+def _best_device(local: int) -> str:
     if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        return f"cuda:{local}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

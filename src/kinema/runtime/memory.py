@@ -62,4 +62,14 @@ def available_memory(device: torch.device) -> float:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         return math.inf
-    return 1024.0 * int(found[1]) if found else math.inf
+    return min(1024.0 * int(found[1]) if found else math.inf, _address_space())
+
+
+def _address_space() -> float:
+    """Bytes that may still be mapped where `ulimit -v` limits this process; infinite without a limit."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    return max(0.0, limit - int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize())

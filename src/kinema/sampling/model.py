@@ -21,6 +21,7 @@ from kinema.runtime.device import Runtime, channels_last, detect_runtime
 from kinema.sampling.request import GenerateRequest, check_generation, validate, warnings_for, with_sampling
 from kinema.types import ClipSpec, Conditions, Progress, Seeds, no_progress
 from kinema.zoo import load_config, load_model
+from kinema.zoo.tensors import check_fits, check_tensors, outline
 
 __all__ = ["Chunk", "Model", "caption", "load", "load_experiment", "score", "stream"]
 
@@ -161,15 +162,18 @@ def load(name: str | Path, runtime: Runtime | None = None) -> Model:
     runtime = runtime or detect_runtime()
     file = load_model(name)
     experiment, spec = Experiment.from_dict(file.config, str(name))
-    family = experiment.family.build()
-    try:
-        family.generator.load_state_dict(file.generator)
-        if family.codec is not None and file.codec is not None:
-            family.codec.load_inference_state(file.codec)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{name}: its weights are not those of its configuration ({str(error).splitlines()[1].strip()})"
-        ) from error
+    try:  # before memory is taken: a file's tensors may be few and its settings huge
+        expected = outline(experiment.family.fitted(spec))
+        check_tensors(file.generator, expected.generator.state_dict(), "generator")
+        if expected.codec is not None:
+            check_tensors(file.codec or {}, expected.codec.inference_state(), "codec")
+        check_fits(experiment.family, runtime.device)  # critics are in no file
+        family = experiment.family.build()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    family.generator.load_state_dict(file.generator)
+    if family.codec is not None and file.codec is not None:
+        family.codec.load_inference_state(file.codec)
     family.to(runtime.device).requires_grad_(False)  # as for samples during training: a GRU's kernel depends on it
     channels_last(family)
     return Model(family, experiment, spec, runtime)

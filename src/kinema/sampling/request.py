@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 
 from kinema.conditions.text import split_words
-from kinema.config import from_dict, to_dict
+from kinema.config import MOST_SEED, check_number, from_dict, shown, to_dict
 from kinema.data.writing import from_uint8
 from kinema.family import Family
 from kinema.types import ClipSpec, Conditions, Seeds
 
 __all__ = ["GenerateRequest", "check_generation", "validate", "warnings_for", "with_sampling"]
 
+MOST_CLIPS, MOST_FRAMES = 10**6, 10**6  # of a request
 MAX_PROMPT = 2000  # characters
 NAMED = 60  # known words that an error lists
 
@@ -120,13 +121,20 @@ def with_sampling(sampling: Any, family: str, **settings: Any) -> Any:
 
 def _check_values(request: GenerateRequest, frames: Any) -> None:
     """Raise ValueError for values of another kind, shape or number than a request has."""
-    if not isinstance(request.seeds, tuple | list) or any(type(seed) is not int for seed in request.seeds):
-        raise ValueError(f"seeds are a tuple of integers, one for each clip, not {request.seeds!r}")
-    if type(frames) is not int:
-        raise ValueError(f"frames is a number of frames, not {frames!r}")
-    for name in ("text", "labels"):
-        if isinstance(value := getattr(request, name), str | int):
-            raise ValueError(f"{name} is a list with one for each clip, not {value!r}")
+    if not isinstance(request.streams, Mapping):
+        raise ValueError(f"streams are seeds by the name of a stream, not {shown(request.streams)}")
+    for name, seeds in (("seeds", request.seeds), *request.streams.items()):
+        if not isinstance(seeds, tuple | list) or any(type(seed) is not int for seed in seeds):
+            raise ValueError(f"{name} are a tuple of integers, one for each clip, not {shown(seeds)}")
+        if len(seeds) > MOST_CLIPS:
+            raise ValueError(f"{name} are {len(seeds):,}: give at most {MOST_CLIPS:,} at once")
+        for seed in seeds:
+            check_number(f"one of {name}", seed, -MOST_SEED, MOST_SEED)
+    check_number("frames", frames, 1, MOST_FRAMES, whole=True)
+    for name, kinds in (("text", str), ("labels", str | int)):
+        value = getattr(request, name)
+        if value is not None and not (isinstance(value, tuple | list) and all(isinstance(one, kinds) for one in value)):
+            raise ValueError(f"{name} is a list with one for each clip, not {shown(value)}")
     arrays = {"audio": (2, "f"), "actions": (3, "f"), "known": (5, "u"), "mask": (3, "b")}
     for name, (axes, kind) in arrays.items():
         value = getattr(request, name)
@@ -173,4 +181,4 @@ def _label(name: str | int, classes: Sequence[str]) -> int:
     if str(name).isdecimal() and (int(name) < len(classes) or not classes):
         return int(name)
     known = f"its labels are {', '.join(classes)}" if classes else "it was trained without labels"
-    raise ValueError(f"the model has no label {name!r}: {known}")
+    raise ValueError(f"the model has no label {shown(name)}: {known}")

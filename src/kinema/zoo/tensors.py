@@ -1,4 +1,4 @@
-"""What the tensors of a model must be, known without memory for them, and the check of those that are read."""
+"""What the tensors of a model are, known without memory for them: whether they fit, and whether a file has them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,44 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["check_tensors"]
+from kinema.family import Family, FamilyConfig
+from kinema.runtime.memory import available_memory
 
+__all__ = ["TRAINING_COPIES", "check_fits", "check_tensors", "outline"]
+
+TRAINING_COPIES = 4  # of the weights, at least: their gradients, their average and one moment beside them
 HALVES = (torch.float16, torch.bfloat16)  # that a file may have in place of float32, as an export has
+FIX = "make the settings of --family smaller (kinema train FAMILY --help lists them)"
+
+
+def outline(config: FamilyConfig) -> Family:
+    """The untrained family on the device "meta", which takes no memory; raises ValueError as `config.build`.
+
+    A family of another package that cannot be built there is built as usual.
+    """
+    try:
+        with torch.device("meta"):
+            return config.build()
+    except RuntimeError as error:
+        if "overflow" in str(error):
+            raise ValueError(f"these settings make a network of more weights than can be counted: {FIX}") from None
+        return config.build()
+
+
+def check_fits(config: FamilyConfig, device: torch.device, copies: int = 1) -> None:
+    """Raise ValueError, before memory is taken, unless `copies` copies of the family's weights fit into the device's.
+
+    And as `config.build` does.
+    """
+    tensors = outline(config).state_dict().values()
+    count, needed = sum(x.numel() for x in tensors), copies * sum(x.numel() * x.element_size() for x in tensors)
+    room = available_memory(device)
+    if needed > room:
+        what = "its weights take" if copies == 1 else "training them takes"
+        raise ValueError(
+            f"these settings make a network of {count / 1e6:,.1f}M weights, and {what} {needed / 1e9:,.1f} GB, more "
+            f"than the {room / 1e9:,.1f} GB that are free: {FIX}"
+        )
 
 
 def check_tensors(found: Mapping[str, object], expected: Mapping[str, Tensor], what: str) -> None:

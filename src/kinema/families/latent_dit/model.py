@@ -36,6 +36,7 @@ from kinema.conditions.known import known_pixels
 from kinema.conditions.labels import LabelEncoder, choose_labels
 from kinema.conditions.pretrained import PretrainedTextEncoder
 from kinema.conditions.text import TextEncoder, Vocabulary
+from kinema.config import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_FPS, check_ranges
 from kinema.diffusion.paths import Parameterisation, Path, expand_like, noised, target, weight
 from kinema.diffusion.tasks import fully_known, sample_known_cells
 from kinema.diffusion.times import logit_normal_times, shifted
@@ -110,8 +111,25 @@ class LatentDiTConfig(LatentFamilyConfig):
     """How clips are sampled by default."""
 
     def __post_init__(self) -> None:
-        if min(*self.patch, self.hidden, self.depth, self.heads) < 1 or self.merged_hidden < 0:
-            raise ValueError("latent-dit: patch, hidden, depth and heads must be at least 1, merged_hidden at least 0")
+        super().__post_init__()
+        channels = (1, MOST_CHANNELS)
+        check_ranges(
+            self,
+            categories=(0, MOST_CLASSES),
+            actions=(0, MOST_CHANNELS),
+            audio_fps=(0.0, MOST_FPS),
+            patch=(1, 1024),
+            hidden=channels,
+            depth=(1, MOST_BLOCKS),
+            merged_hidden=(0, MOST_CHANNELS),
+            heads=channels,
+            shift=(1e-3, 1e4),
+            dropout=(0.0, 0.99),
+            context_rate=(0.0, 1.0),
+            staggered_rate=(0.0, 1.0),
+        )
+        if self.audio_fps:
+            check_ranges(self, audio_fps=(0.01, MOST_FPS))  # a frame of minutes of sound would take all memory
         if self.merged_hidden and (self.attention != "full" or self.depth < 3):
             raise ValueError(
                 "latent-dit: tokens are merged with full attention and 3 blocks or more: make "
@@ -122,10 +140,6 @@ class LatentDiTConfig(LatentFamilyConfig):
                 f"latent-dit: heads have {self.hidden // self.heads} dimensions: make --family.merged-hidden a "
                 "multiple of that, or 0"
             )
-        if self.shift <= 0 or not 0 <= self.dropout < 1:
-            raise ValueError("latent-dit: shift must be more than 0 and dropout in [0, 1)")
-        if not 0 <= self.context_rate <= 1 or not 0 <= self.staggered_rate <= 1:
-            raise ValueError("latent-dit: context_rate and staggered_rate must be in [0, 1]")
 
     def fitted(self, spec: ClipSpec) -> LatentDiTConfig:
         """The configuration for clips of these sizes and conditions, whose latents must be whole tokens."""

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kinema.conditions.encoder import EncodedConditions
+from kinema.config import check_ranges
 from kinema.diffusion.guidance import guided, in_interval
 from kinema.diffusion.paths import Parameterisation, Path, Prediction, noised, prediction, target
 from kinema.diffusion.solvers import Solver, solve
@@ -22,6 +23,7 @@ __all__ = ["MAX_CONTEXT_NOISE", "LatentDiTSampling", "WindowSampler"]
 
 MAX_CONTEXT_NOISE = 0.2  # the highest noise level of context frames, in training and sampling
 PARTLY = 0.6  # the noise level at which sampling begins of latents of which some frames are known
+MOST_STEPS, GUIDANCE = 10_000, (-1000.0, 1000.0)  # of a window; scales of guidance
 JUDGED = (0.6, 0.7, 0.8, 0.85)  # noise levels at which candidates are compared
 WORST = 0.04  # share of a candidate's tokens that are its worst
 IMPLAUSIBLE = 0.1  # weight of the error of the worst tokens beside what conditions do to errors
@@ -56,18 +58,21 @@ class LatentDiTSampling:
     """Share of a window that is context from the one before; the greater, the steadier and slower long clips are."""
 
     def __post_init__(self) -> None:
-        low, high = self.interval
-        if self.steps < 1 or not 0 <= low < high <= 1:
-            raise ValueError("latent-dit: steps must be at least 1 and interval rise within 0 and 1")
-        if self.candidates < 1:
-            raise ValueError("latent-dit: candidates must be at least 1")
-        if self.shift is not None and self.shift <= 0:
-            raise ValueError("latent-dit: shift must be more than 0")
-        if not 0 <= self.context_noise <= MAX_CONTEXT_NOISE or not 0 < self.overlap < 1 or not 0 <= self.stagger <= 1:
-            raise ValueError(
-                f"latent-dit: context_noise must be in 0 to {MAX_CONTEXT_NOISE}, stagger in 0 to 1 and overlap "
-                "between 0 and 1"
-            )
+        check_ranges(
+            self,
+            steps=(1, MOST_STEPS),
+            guidance=GUIDANCE,
+            audio_guidance=GUIDANCE,
+            actions_guidance=GUIDANCE,
+            interval=(0.0, 1.0),
+            shift=(1e-3, 1e4),
+            context_noise=(0.0, MAX_CONTEXT_NOISE),
+            stagger=(0.0, 1.0),
+            candidates=(1, 1000),
+            overlap=(0.01, 0.99),
+        )
+        if self.interval[0] >= self.interval[1]:
+            raise ValueError(f"interval is {self.interval[0]:g} to {self.interval[1]:g}: it must rise")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from kinema.conditions.known import first_known, known_pixels
 from kinema.conditions.labels import choose_labels
+from kinema.config import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, check_ranges
 from kinema.families.token_transformer.tokens import (
     BEGIN,
     END,
@@ -70,10 +71,15 @@ class TokenTransformerSampling:
     """Temperature of the noise on a masked model's confidence, falling to 0: small things are lost where it is low."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("token-transformer: temperature must be more than 0, top_k 0 or more and top_p in (0, 1]")
-        if self.steps < 1 or min(self.confidence, self.guidance) < 0:
-            raise ValueError("token-transformer: steps must be at least 1, confidence and guidance not negative")
+        check_ranges(
+            self,
+            temperature=(1e-3, 1e3),
+            top_k=(0, 2**24),
+            top_p=(1e-6, 1.0),
+            guidance=(0.0, 1000.0),
+            steps=(1, 10_000),
+            confidence=(0.0, 1e6),
+        )
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,17 @@ class TokenTransformerConfig(LatentFamilyConfig):
     """How clips are sampled by default."""
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.depth, self.heads) < 1 or self.text < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("token-transformer: hidden, depth, heads are 1 or more, text 0 or more, dropout in [0, 1)")
+        super().__post_init__()
+        channels = (1, MOST_CHANNELS)
+        check_ranges(
+            self,
+            categories=(0, MOST_CLASSES),
+            text=(0, 2**16),
+            hidden=channels,
+            depth=(1, MOST_BLOCKS),
+            heads=channels,
+            dropout=(0.0, 0.99),
+        )
 
     def fitted(self, spec: ClipSpec) -> TokenTransformerConfig:
         """The configuration for clips of these sizes and classes; its codec must make tokens."""
@@ -200,6 +215,8 @@ class TokenTransformer(LatentFamily):
 
     def __init__(self, config: TokenTransformerConfig) -> None:
         super().__init__(config)
+        if self.codec is None:
+            raise ValueError("token-transformer needs a codec that makes tokens: name one with --family.codec RUN")
         self.config, self.sampling = config, config.sampling
         self.accepts = frozenset({"known", "mask", "text" if config.text else "label"})
         self.generator = Network(config, self.codec.levels)
