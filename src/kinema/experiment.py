@@ -15,6 +15,8 @@ from kinema.types import ClipSpec
 
 __all__ = ["MOST_STEPS", "Experiment", "TrainConfig"]
 
+MOST_STEPS = 10**12
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -56,7 +58,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self,
-            steps=(1, 10**12),
+            steps=(1, MOST_STEPS),
             minutes=(1e-6, 1e8),  # two centuries
             batch=(1, 2**20),
             lr=(1e-20, 1e4),

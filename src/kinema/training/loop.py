@@ -29,7 +29,7 @@ from kinema.training.optimizers import load_optimizer, make_optimizers
 from kinema.types import Batch, ClipSpec, Progress, hash_seed, no_progress
 from kinema.zoo import is_model, load_codec, load_model
 from kinema.zoo.files import CODEC, GENERATOR, list_checkpoints
-from kinema.zoo.tensors import check_tensors
+from kinema.zoo.tensors import TRAINING_COPIES, check_fits, check_tensors
 
 __all__ = ["Trainer", "train", "validate"]
 
@@ -52,6 +52,7 @@ class Trainer:
         family = experiment.family.resolve_codec(lambda name: load_codec(name)[0], source.spec).fitted(source.spec)
         self.experiment = replace(experiment, family=family)
         self.config = experiment.train
+        check_fits(family, runtime.device, TRAINING_COPIES)
         torch.manual_seed(self.config.seed)  # the same on all ranks, so that all start from the same weights
         self.family: Family = family.build().to(runtime.device)
         if experiment.data.cache_latents and self.family.codec is None:
@@ -100,21 +101,21 @@ class Trainer:
         if codec is not None and origin is not None and origin in CODECS:
             self._calibrate(codec, origin)
         elif codec is not None and origin is not None:
+            weights = load_codec(origin)[1]
             try:
-                codec.load_inference_state(load_codec(origin)[1])
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{origin}: its weights are not those of the codec's configuration here: "
-                    "name the codec with --family.codec"
-                ) from error
+                check_tensors(weights, codec.inference_state(), origin)
+            except ValueError as error:
+                raise ValueError(f"{error}: name the codec with --family.codec") from error
+            codec.load_inference_state(weights)
         if (origin := self.config.init_from) is not None:
+            weights = load_model(origin).generator
             try:
-                self.family.generator.load_state_dict(load_model(origin).generator)
-            except RuntimeError as error:
+                check_tensors(weights, self.family.generator.state_dict(), origin)
+            except ValueError as error:
                 raise ValueError(
-                    f"{origin}: its weights are of another network ({str(error).splitlines()[1].strip()}): start from "
-                    "a model of the same family, settings, size of frames and kinds of conditions"
+                    f"{error}: start from a model of the same family, settings, size of frames and kinds of conditions"
                 ) from error
+            self.family.generator.load_state_dict(weights)
         self.average.reset()
 
     def _calibrate(self, codec: Codec, name: str) -> None:

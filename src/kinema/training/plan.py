@@ -16,8 +16,6 @@ from kinema.runtime.device import Runtime
 from kinema.runtime.memory import available_memory, peak_memory, release_freed_memory
 from kinema.training.loop import Trainer
 from kinema.types import Batch, hash_seed
-from kinema.zoo import load_codec
-from kinema.zoo.tensors import TRAINING_COPIES, check_fits
 
 __all__ = ["Plan", "make_plan"]
 
@@ -47,8 +45,6 @@ def make_plan(experiment: Experiment, source: Source, runtime: Runtime) -> Plan:
     The batch grows from `FEWEST` clips by doubling, so that what will not fit is known before it is tried. Raises
     ValueError, with the settings that mend it, where the network or a batch would not fit into memory.
     """
-    family = experiment.family.resolve_codec(lambda name: load_codec(name)[0], source.spec).fitted(source.spec)
-    check_fits(family, runtime.device, TRAINING_COPIES)
     config = replace(experiment.train, compile=False)
     trainer = Trainer(replace(experiment, train=config), source, runtime)
     try:

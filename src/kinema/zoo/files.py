@@ -251,7 +251,7 @@ def damaged_message(file: Path, error: Exception) -> str:
 def _decode_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         config = json.loads(metadata["kinema"])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ValueError(f"{file}: not a kinema model (its metadata holds no kinema configuration)")
