@@ -6,9 +6,11 @@ Files appear under their names only once they are complete. Memory does not grow
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from filelock import FileLock, Timeout
 from jaxtyping import Float, Float32, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -32,6 +35,7 @@ __all__ = [
     "FPS_RANGE",
     "ContactSheet",
     "VideoWriter",
+    "atomic_path",
     "contact_sheet",
     "from_uint8",
     "new_folder",
@@ -39,6 +43,7 @@ __all__ = [
     "tile",
     "to_uint8",
     "write_image",
+    "write_text",
     "write_video",
 ]
 
@@ -48,6 +53,7 @@ WriteFrame = Callable[[np.ndarray], None]  # uint8 [H, W, 3]
 FPS_RANGE = (0.01, 1000)  # frames a second of a video
 GAP = 4  # pixels between the clips of a sheet
 BACKGROUND = 255  # white, because many clips have black borders
+LOCK_SECONDS = 10.0  # in which a new folder has its lock
 ENLARGED_HEIGHT = 128  # pixels; a contact sheet enlarges smaller frames to about this height
 
 
@@ -177,11 +183,27 @@ def write_image(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     path = Path(path)
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{path}: images are written as .png, .jpg or .webp, not {path.suffix or 'without a suffix'}")
+    with atomic_path(path) as unfinished:
+        Image.fromarray(image).save(unfinished)
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; makes the folder if it is missing. Raises ValueError where it cannot be written."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file, which is moved to `path` at the end, or removed on an error.
+
+    Makes the folder if it is missing. Raises ValueError where it cannot be written.
+    """
     with _readable_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _atomic_write(path) as unfinished:
-            Image.fromarray(image).save(unfinished)
-    return path
+            yield unfinished
 
 
 def to_uint8(frames: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batch H W 3"]:
@@ -279,11 +301,38 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder, which is moved to `path` at the end, or removed on an error."""
+    """Yield a temporary path for a file or folder, which is moved to `path` at the end, or removed on an error.
+
+    Several processes may write the same; what a killed one left of it is removed.
+    """
+    _remove_leftovers(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder, path.name)
-        yield unfinished
-        unfinished.replace(path)
+        lock = _lock_of(Path(folder), path)
+        with suppress(OSError):  # there are file systems without locks, on which leftovers stay
+            lock.acquire(timeout=LOCK_SECONDS)  # another process may be looking whether it is free
+        try:
+            unfinished = Path(folder, path.name)
+            yield unfinished
+            unfinished.replace(path)
+        finally:
+            lock.release()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left of `path`: folders whose lock nobody holds."""
+    with suppress(OSError):
+        for folder in path.parent.iterdir():
+            if not (folder.name.startswith(f".{path.name}.") and folder.is_dir()):
+                continue
+            lock, age = _lock_of(folder, path), time.time() - folder.stat().st_mtime
+            if Path(lock.lock_file).exists() or age > LOCK_SECONDS:  # or it is being made or removed now
+                with suppress(Timeout), lock:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_of(folder: Path, path: Path) -> FileLock:
+    """The lock of a temporary folder for `path`."""
+    return FileLock(folder / f"{path.name}.lock", timeout=0)
 
 
 @contextmanager
