@@ -73,18 +73,22 @@ class Server:
         return json.loads(self.process.stdout.readline())
 
     def start(
-        self, folder: Path, words: Sequence[object], cache: Path | None = None, most_bytes: int | None = None
+        self, folder: Path, words: Sequence[object], most_bytes: int | None = None, keep: int | None = None
     ) -> Command:
-        """Start a command in a folder; its cache is `folder/cache` if no other is given."""
+        """Start a command in a folder, with the cache `folder/cache`.
+
+        `most_bytes` limits the size of each file that it writes, and `keep` is how many checkpoints it keeps.
+        """
         self.started += 1
         output = self.outputs / str(self.started)
         pid = self.ask(
             {
                 "words": [str(word) for word in words],
                 "folder": str(folder),
-                "environment": {"KINEMA_CACHE": str(cache or folder / "cache")},
+                "environment": {"KINEMA_CACHE": str(folder / "cache")},
                 "output": str(output),
                 "most_bytes": most_bytes,
+                "keep": keep,
             }
         )
         assert pid is not None

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import kinema.cli
 from kinema.cli.main import main
+from kinema.training import checkpoint
 
 for module in Path(kinema.cli.__file__).parent.glob("*.py"):
     if not module.stem.startswith("__"):
@@ -62,6 +64,8 @@ def _start(request: dict[str, Any]) -> int:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         if (most := request["most_bytes"]) is not None:  # of a file: Python ignores SIGXFSZ, so writing more fails
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        if (keep := request["keep"]) is not None:  # so many checkpoints of a run
+            checkpoint.save_step = partial(checkpoint.save_step, keep=keep)
         code = main(request["words"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 MEASURING = "--clips 8 --frames 9 --height 16 --width 16 --features kinema --force --device cpu"
-SAVE_OFTEN = "--train.save-every-minutes", 0
 MOST_IN_A_ROW = 4  # kills before a command may end
 
 
@@ -69,11 +68,14 @@ def table() -> Iterator[dict[str, Counts]]:
     """Counts by command, printed at the end: pytest -s shows them."""
     counts: dict[str, Counts] = {}
     yield counts
-    print(f"\n{'command':<25}{'killed':>8}{'ended':>8}{'finished':>10}{'equal':>8}{'lost':>8}{'leftovers':>11}")
-    for name, one in counts.items():
-        row = (one.killed, one.ended), (one.finished, one.equal, len(one.lost), sum(one.leftovers.values()))
-        print(f"{name:<25}{row[0][0]:>8}{row[0][1]:>8}{row[1][0]:>10}{row[1][1]:>8}{row[1][2]:>8}{row[1][3]:>11}")
-    print(f"{'all':<25}{sum(one.killed for one in counts.values()):>8}")
+    heads = ("killed", "ended", "finished", "equal", "lost", "leftovers")
+    print(f"\n{'command':<25}", *(f"{head:>10}" for head in heads))
+    rows = [
+        (one.killed, one.ended, one.finished, one.equal, len(one.lost), one.leftovers.total())
+        for one in counts.values()
+    ]
+    for name, row in zip([*counts, "all"], [*rows, tuple(map(sum, zip(*rows, strict=True)))], strict=True):
+        print(f"{name:<25}", *(f"{count:>10}" for count in row))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
@@ -124,7 +126,7 @@ def killed(server, make_place, model, train_words, table) -> Callable[[str, int]
             folder = place()
             for _ in range(min(chance.randint(1, MOST_IN_A_ROW), kills - counts.killed)):
                 before, command = newest(folder / "run"), start(folder)
-                pause(chance.uniform(0, seconds), lambda: newest(folder / "run"))
+                time.sleep(chance.uniform(0, seconds))
                 reached = newest(folder / "run")
                 if not command.kill():
                     counts.ended += 1
@@ -132,11 +134,8 @@ def killed(server, make_place, model, train_words, table) -> Callable[[str, int]
                 counts.killed += 1
                 if newest(folder / "run") < max(before, reached):
                     counts.lost.append(f"step {max(before, reached)} was saved, and then {newest(folder / 'run')}")
-            if not (trains and newest(folder / "run")) and "export-clips" in name and (folder / "made").exists():
-                command = None  # whole, as it appears at the end; it would not be written again
-            else:
-                command = start(folder)
-            if command is not None and command.wait() != 0:
+            is_there = "export-clips" in name and (folder / "made").exists()  # whole, and it is not written again
+            if not is_there and (command := start(folder)).wait() != 0:
                 counts.lost.append(command.err)
                 continue
             counts.finished += 1
@@ -147,14 +146,6 @@ def killed(server, make_place, model, train_words, table) -> Callable[[str, int]
         return counts
 
     return run
-
-
-def pause(seconds: float, look: Callable[[], object]) -> None:
-    """Wait, and look meanwhile, as a person does who watches a run."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        look()
-        time.sleep(0.001)
 
 
 def newest(run: Path) -> int:
@@ -175,9 +166,8 @@ def files(folder: Path, made: tuple[str, ...] = (".",)) -> dict[str, Path]:
 
 
 def leftovers(folder: Path, undisturbed: Path) -> list[str]:
-    """Files and folders that an undisturbed command does not leave, by the folder they are in and their suffix."""
-    extra = files(folder).keys() - files(undisturbed).keys()
-    return [f"{Path(name).parent}/*{Path(name).suffix}" for name in sorted(extra)]
+    """Files and folders that an undisturbed command does not leave."""
+    return sorted(files(folder).keys() - files(undisturbed).keys())
 
 
 def differences(folder: Path, undisturbed: Path, made: tuple[str, ...]) -> list[str]:

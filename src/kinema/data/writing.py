@@ -119,7 +119,8 @@ class VideoWriter:
         if error is None:
             self.close()
         else:
-            self._stack.__exit__(kind, error, traceback)
+            with suppress(OSError, FFmpegError):  # what is removed need not be finished
+                self._stack.__exit__(kind, error, traceback)
 
     @contextmanager
     def _abort_on_error(self) -> Iterator[None]:
@@ -289,14 +290,23 @@ def tile(clips: UInt8[np.ndarray, "R C T H W 3"]) -> UInt8[np.ndarray, "T Hs Ws 
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder under a temporary name, which is moved to `path` at the end, or removed on an error.
 
-    Raises ValueError where there is something at `path` already.
+    Raises ValueError where there is something at `path` already, and with the name `path` where it cannot be written.
     """
+    exists = f"{path} exists: choose another name or remove it"
     if path.exists():
-        raise ValueError(f"{path} exists: choose another name or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _atomic_write(path) as unfinished:
-        unfinished.mkdir()
-        yield unfinished
+        raise ValueError(exists)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _atomic_write(path) as unfinished:
+            unfinished.mkdir()
+            yield unfinished
+    except (OSError, ValueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        ours = str(path.with_name(f".{path.name}.")) in str(error) or (cause is error and cause.filename is None)
+        if not isinstance(cause, OSError | FFmpegError) or not ours:  # of what is read, or of the folder above
+            raise
+        reason = f"{path} could not be written: {cause.strerror or cause}"
+        raise ValueError(exists if path.exists() else reason) from error  # another process has made it
 
 
 @contextmanager
