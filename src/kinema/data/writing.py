@@ -302,7 +302,9 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield unfinished
     except (OSError, ValueError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        ours = str(path.with_name(f".{path.name}.")) in str(error) or (cause is error and cause.filename is None)
+        ours = str(path.with_name(f".{path.name}.")) in str(error) or (
+            isinstance(error, OSError) and not error.filename
+        )
         if not isinstance(cause, OSError | FFmpegError) or not ours:  # of what is read, or of the folder above
             raise
         reason = f"{path} could not be written: {cause.strerror or cause}"
