@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from kinema.conditions.audio import SAMPLE_RATE
@@ -21,6 +22,7 @@ from kinema.data.writing import (
     ContactSheet,
     contact_sheet,
     from_uint8,
+    new_folder,
     open_video,
     tile,
     to_uint8,
@@ -302,6 +304,37 @@ def test_contact_sheet_keeps_only_what_it_shows() -> None:
     sheet.add(500, chunk)
     image = sheet.image()
     assert (image[:, :128] == 7).all() and (image[:, 132:] == 9).all()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """A temporary folder is left over where nobody holds the lock in it, and is another writer's where one does."""
+    left, used, other = (tmp_path / name for name in (".a.png.left", ".a.png.used", ".b.png.left"))
+    for folder in (left, used, other):
+        folder.mkdir()
+        (folder / "a.png.lock").touch()
+    with FileLock(used / "a.png.lock"):
+        write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", used.name, other.name}
+
+
+def test_a_new_folder_names_itself_in_errors(tmp_path: Path) -> None:
+    for error in (OSError(28, "No space left on device"), OSError(5, "Input/output error", str(tmp_path / ".a.x/a/b"))):
+        with (
+            pytest.raises(ValueError, match=f"{tmp_path / 'a'} could not be written: {error.strerror}"),
+            new_folder(tmp_path / "a"),
+        ):
+            raise error
+    with pytest.raises(OSError, match=r"clip\.mp4"), new_folder(tmp_path / "a"):  # of something that is read
+        raise OSError(5, "Input/output error", "clip.mp4")
+
+    def beside_another() -> None:
+        with new_folder(tmp_path / "a") as mine, new_folder(tmp_path / "a") as theirs:
+            (mine / "mine").touch()
+            (theirs / "theirs").touch()
+
+    with pytest.raises(ValueError, match="a exists: choose another name"):
+        beside_another()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "theirs"]
 
 
 def test_write_image(tmp_path: Path) -> None:
