@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 
 from kinema.conditions.audio import SAMPLE_RATE
@@ -20,6 +20,7 @@ from kinema.data.readers.base import read_audio
 from kinema.data.writing import (
     FORMATS,
     ContactSheet,
+    atomic_path,
     contact_sheet,
     from_uint8,
     new_folder,
@@ -27,6 +28,7 @@ from kinema.data.writing import (
     tile,
     to_uint8,
     write_image,
+    write_text,
     write_video,
 )
 
@@ -307,14 +309,25 @@ def test_contact_sheet_keeps_only_what_it_shows() -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    """A temporary folder is left over where nobody holds the lock in it, and is another writer's where one does."""
-    left, used, other = (tmp_path / name for name in (".a.png.left", ".a.png.used", ".b.png.left"))
-    for folder in (left, used, other):
-        folder.mkdir()
-        (folder / "a.png.lock").touch()
-    with FileLock(used / "a.png.lock"):
-        write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", used.name, other.name}
+    """A temporary folder is a leftover where nobody holds its lock, and another writer's where one does."""
+    path, image = tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)
+    for name in (".a.png.left", ".b.png.left"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    with atomic_path(path) as unfinished:
+        assert not (tmp_path / ".a.png.left").exists()
+        write_image(path, image)
+        assert unfinished.parent.is_dir()
+        Image.fromarray(image + 1).save(unfinished)
+    assert {found.name for found in tmp_path.iterdir()} == {"a.png", ".b.png.left"}
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), image + 1)
+
+
+def test_a_file_is_written_many_times_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: write_text(tmp_path / "a", f"{k % 10}" * 5000), range(400)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() in {f"{k}" * 5000 for k in range(10)}
 
 
 def test_a_new_folder_names_itself_in_errors(tmp_path: Path) -> None:

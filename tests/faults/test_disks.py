@@ -26,7 +26,7 @@ class Writer:
     """
 
     folder: str
-    words: str  # with TRAIN FAMILY in the place of the words that train a tiny network
+    words: str  # with TRAIN FAMILY, or CHOOSE without one, in the place of the words that train a tiny network
     goes_on: bool = False
     before: str = ""
     warm: bool = True
@@ -59,12 +59,8 @@ WRITERS = {
     "export-clips lerobot": Writer("made", "export-clips clips --out made/robot"),
     "export-clips webdataset": Writer("made", "export-clips clips --format webdataset --out made/shards"),
     "sheet": Writer("made", "data check clips --data.frames 4 --data.height 16 --data.width 16 --out made/sheet.png"),
-    "results": Writer("run/results", "RESULTS", goes_on=True),
+    "results": Writer("run/results", "CHOOSE --steps 2", goes_on=True),
 }
-RESULTS = (
-    "train --data clips --out run --steps 2 --data.frames 9 --data.height 16 --data.width 16 --device cpu "
-    "--train.batch 2"
-)
 FAULTS = ("full", "nearly full", "read-only", "limit", "vanishing")
 ONLY_WATCHED = ("TensorBoard", "sample sheets", "results")  # smaller than what else is written, so not to be limited
 CASES = [(name, fault) for fault in FAULTS for name in WRITERS if fault != "limit" or name not in ONLY_WATCHED]
@@ -117,10 +113,12 @@ def disturbed(server, make_place, model, train_words, rows, references) -> Calla
     """Run a writer under a fault, and check what is left."""
 
     def words(text: str) -> list[str]:
-        if text == "RESULTS":
-            return RESULTS.split()
         first, *others = text.split()
-        return train_words(others[0], "run", *others[1:]) if first == "TRAIN" else text.split()
+        if first == "CHOOSE":
+            return ["train", *train_words("latent-dit", "run", *others)[2:]]
+        if first != "TRAIN":
+            return text.split()
+        return train_words(others[0], "run", *others[1:])
 
     def run(name: str, fault: str) -> None:
         writer = WRITERS[name]

@@ -6,9 +6,9 @@ Files appear under their names only once they are complete. Memory does not grow
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -22,13 +22,17 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from filelock import FileLock, Timeout
 from jaxtyping import Float, Float32, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.dicom_writing import open_dicom
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 __all__ = [
     "FORMATS",
@@ -53,7 +57,6 @@ WriteFrame = Callable[[np.ndarray], None]  # uint8 [H, W, 3]
 FPS_RANGE = (0.01, 1000)  # frames a second of a video
 GAP = 4  # pixels between the clips of a sheet
 BACKGROUND = 255  # white, because many clips have black borders
-LOCK_SECONDS = 10.0  # in which a new folder has its lock
 ENLARGED_HEIGHT = 128  # pixels; a contact sheet enlarges smaller frames to about this height
 
 
@@ -318,33 +321,49 @@ def _atomic_write(path: Path) -> Iterator[Path]:
     Several processes may write the same; what a killed one left of it is removed.
     """
     _remove_leftovers(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        lock = _lock_of(Path(folder), path)
-        with suppress(OSError):  # there are file systems without locks, on which leftovers stay
-            lock.acquire(timeout=LOCK_SECONDS)  # another process may be looking whether it is free
-        try:
-            unfinished = Path(folder, path.name)
-            yield unfinished
-            unfinished.replace(path)
-        finally:
-            lock.release()
+    with _locked_folder(path) as folder:
+        unfinished = folder / path.name
+        yield unfinished
+        unfinished.replace(path)
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, whose lock is held as long as it is written."""
+    while True:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name, ExitStack() as held:
+            folder = Path(name)
+            try:
+                held.enter_context(_lock(folder))
+            except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover
+                continue
+            except OSError:  # there are no locks, so leftovers stay
+                pass
+            if folder.exists():
+                yield folder
+                return
 
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what processes that were killed left of `path`: folders whose lock nobody holds."""
     with suppress(OSError):
         for folder in path.parent.iterdir():
-            if not (folder.name.startswith(f".{path.name}.") and folder.is_dir()):
-                continue
-            lock, age = _lock_of(folder, path), time.time() - folder.stat().st_mtime
-            if Path(lock.lock_file).exists() or age > LOCK_SECONDS:  # or it is being made or removed now
-                with suppress(Timeout), lock:
+            if folder.name.startswith(f".{path.name}."):
+                with suppress(OSError), _lock(folder):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock_of(folder: Path, path: Path) -> FileLock:
-    """The lock of a temporary folder for `path`."""
-    return FileLock(folder / f"{path.name}.lock", timeout=0)
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder; raises BlockingIOError where another process does, and OSError where folders have no locks."""
+    if fcntl is None:
+        raise OSError("Windows cannot lock folders")
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
