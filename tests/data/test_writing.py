@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -19,12 +20,15 @@ from kinema.data.readers.base import read_audio
 from kinema.data.writing import (
     FORMATS,
     ContactSheet,
+    atomic_path,
     contact_sheet,
     from_uint8,
+    new_folder,
     open_video,
     tile,
     to_uint8,
     write_image,
+    write_text,
     write_video,
 )
 
@@ -302,6 +306,48 @@ def test_contact_sheet_keeps_only_what_it_shows() -> None:
     sheet.add(500, chunk)
     image = sheet.image()
     assert (image[:, :128] == 7).all() and (image[:, 132:] == 9).all()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """A temporary folder is a leftover where nobody holds its lock, and another writer's where one does."""
+    path, image = tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)
+    for name in (".a.png.left", ".b.png.left"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    with atomic_path(path) as unfinished:
+        assert not (tmp_path / ".a.png.left").exists()
+        write_image(path, image)
+        assert unfinished.parent.is_dir()
+        Image.fromarray(image + 1).save(unfinished)
+    assert {found.name for found in tmp_path.iterdir()} == {"a.png", ".b.png.left"}
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), image + 1)
+
+
+def test_a_file_is_written_many_times_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: write_text(tmp_path / "a", f"{k % 10}" * 5000), range(400)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() in {f"{k}" * 5000 for k in range(10)}
+
+
+def test_a_new_folder_names_itself_in_errors(tmp_path: Path) -> None:
+    for error in (OSError(28, "No space left on device"), OSError(5, "Input/output error", str(tmp_path / ".a.x/a/b"))):
+        with (
+            pytest.raises(ValueError, match=f"{tmp_path / 'a'} could not be written: {error.strerror}"),
+            new_folder(tmp_path / "a"),
+        ):
+            raise error
+    with pytest.raises(OSError, match=r"clip\.mp4"), new_folder(tmp_path / "a"):  # of something that is read
+        raise OSError(5, "Input/output error", "clip.mp4")
+
+    def beside_another() -> None:
+        with new_folder(tmp_path / "a") as mine, new_folder(tmp_path / "a") as theirs:
+            (mine / "mine").touch()
+            (theirs / "theirs").touch()
+
+    with pytest.raises(ValueError, match="a exists: choose another name"):
+        beside_another()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "theirs"]
 
 
 def test_write_image(tmp_path: Path) -> None:

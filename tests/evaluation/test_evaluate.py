@@ -71,6 +71,15 @@ def test_the_default_features_need_64_clips(clips, cpu) -> None:
     assert distance.note == "of 20 clips, where 64 are needed"
 
 
+def test_what_is_measured_needs_no_cache(clips, cpu, tmp_path) -> None:
+    expected = one(evaluate([str(clips)], None, SMALL, cpu)).per_clip
+    shutil.rmtree(tmp_path / ".cache" / "measured")
+    (tmp_path / ".cache" / "measured").touch()  # a file, so that nothing can be written below it
+    with pytest.warns(UserWarning, match=r"what is measured is not kept: cannot write to .*measured") as warned:
+        assert one(evaluate([str(clips)], None, SMALL, cpu)).per_clip == expected
+    assert len(warned) == 1
+
+
 def test_windows_do_not_overlap_and_alternate_between_files(clips) -> None:
     source = FolderClips(DataConfig(str(clips), frames=8, height=32, width=32))
     clip_set = FolderClipSet("x", source, seed=0)

@@ -18,7 +18,7 @@ from kinema.cli.arguments import parse
 from kinema.cli.reading import frames_for, read_each
 from kinema.config import check_number
 from kinema.data.readers.base import Clip, ReadError, find_reader, read_frames
-from kinema.data.writing import from_uint8, write_image, write_video
+from kinema.data.writing import atomic_path, from_uint8, write_image, write_video
 from kinema.report.plot import COLOURS, MARK, plot
 from kinema.runtime.device import detect_runtime
 from kinema.sampling.model import Model, load, score
@@ -63,8 +63,7 @@ def main(words: Sequence[str]) -> None:
     fps = model.experiment.data.fps or find_reader(video).info(Clip(video)).fps
     above = scores > threshold  # False for frames without a score
     out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "scores.csv").open("w", newline="") as file:
+    with atomic_path(out / "scores.csv") as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["frame", "seconds", "score"])
         for k, value in enumerate(scores):

@@ -17,6 +17,7 @@ from rich.progress import Progress as Bar
 from kinema.cli.arguments import parse
 from kinema.cli.reading import NAMED
 from kinema.cli.writing import NOMINAL_FPS
+from kinema.data.writing import write_text
 from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate, with_baselines
 from kinema.evaluation.measure import frechet_extrapolation
 from kinema.evaluation.nearest import NearestClips
@@ -119,7 +120,6 @@ def write_report(
     differences: Sequence[Difference] = (),
 ) -> None:
     """Write report.html, report.md and results.json, and say so."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = with_baselines(found)
     results = [one.result for one in found]
     columns = [*([reference] if reference else []), *found]
@@ -129,10 +129,10 @@ def write_report(
     plots += [_per_frame(name, found) for name in dict.fromkeys(n for one in found for n in one.rows.per_frame)]
     report = _report(results, against, differences)
     groups = [_nearest(one, one.nearest) for one in found if one.nearest]
-    (folder / "report.html").write_text(html_page(report, clips, plots, groups), encoding="utf-8")
-    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    write_text(folder / "report.html", html_page(report, clips, plots, groups))
+    write_text(folder / "report.md", markdown(report))
     values = [result.to_dict() for result in results]
-    (folder / "results.json").write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
     print(f"wrote {folder / 'report.html'}, report.md and results.json")
 
 

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -21,7 +20,7 @@ from kinema.cli.arguments import parse
 from kinema.cli.reading import report
 from kinema.config import check_number
 from kinema.data.clips import DataConfig, FolderClips, open_clips
-from kinema.data.writing import contact_sheet
+from kinema.data.writing import contact_sheet, write_image, write_text
 from kinema.evaluation.audit import STRENGTHS, Audit, FailureAudit, audit, audit_failures
 from kinema.evaluation.clip_sets import BATCH, FolderClipSet, WorldClipSet
 from kinema.evaluation.evaluate import MOST_CLIPS
@@ -102,7 +101,6 @@ def main(words: Sequence[str]) -> None:
     print("Wrong pairs, the one that a person prefers first:", *pairs, sep="\n  ")
     if arguments.out:
         folder = Path(arguments.out)
-        folder.mkdir(parents=True, exist_ok=True)
         _write_numbers(folder, tables, failures, found, len(clips), arguments.on)
         _write_pictures(folder, found, clips)
         print(f"wrote {folder}: audit.md, audit.json and pictures")
@@ -156,7 +154,7 @@ def _write_numbers(
     lines = []
     for title, heads, rows in tables:
         lines += [title, "", *(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows)), ""]
-    (folder / "audit.md").write_text("\n".join(lines))
+    write_text(folder / "audit.md", "\n".join(lines))
     values: dict[str, object] = {
         "on": on,
         "clips": clips,
@@ -174,7 +172,7 @@ def _write_numbers(
             "detection": {m: {name: found.detection(m, name) for name in of} for m, of in found.curves.items()},
             "relative_sensitivity": {m: {n: found.relative_sensitivity(m, n) for n in TEMPORAL} for m in found.curves},
         }
-    (folder / "audit.json").write_text(json.dumps(finite_only(values), indent=1, allow_nan=False) + "\n")
+    write_text(folder / "audit.json", json.dumps(finite_only(values), indent=1, allow_nan=False) + "\n")
 
 
 def _write_pictures(folder: Path, found: Audit | None, clips: np.ndarray) -> None:
@@ -191,8 +189,8 @@ def _write_pictures(folder: Path, found: Audit | None, clips: np.ndarray) -> Non
             lines_of = {name: (np.array(STRENGTHS), curves[name]) for name in names}
             title = f"{measure}: {kind}"
             picture = plot(lines_of, title=title, x="strength", level=found.floors[measure])
-            Image.fromarray(picture).save(folder / f"{measure.replace(' ', '-')}-{kind}.png")
+            write_image(folder / f"{measure.replace(' ', '-')}-{kind}.png", picture)
 
 
 def _sheet(path: Path, clips: Mapping[str, np.ndarray]) -> None:
-    Image.fromarray(contact_sheet(np.stack([*clips.values()]), labels=[*clips])).save(path)
+    write_image(path, contact_sheet(np.stack([*clips.values()]), labels=[*clips]))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from kinema.cli.evaluate import measure_with_progress, print_numbers, write_report
 from kinema.cli.writing import NOMINAL_FPS, write_clips
+from kinema.data.cache import cache_folder
 from kinema.data.clips import DataConfig, open_source
 from kinema.data.writing import to_uint8, write_image, write_video
 from kinema.evaluation.evaluate import EvaluationConfig, with_baselines
@@ -26,7 +32,28 @@ MEASURED = 64  # clips
 
 
 def write_results(run: Path, data: DataConfig, device: str) -> None:
-    """Write `results/` in the run's folder: sheet.png, clips, rollout.mp4 and the report of an evaluation."""
+    """Write `results/` in the run's folder: sheet.png, clips, rollout.mp4 and the report of an evaluation.
+
+    Clips that are measured and were not trained on are not cached yet: a cache that may only be read is left out.
+    """
+    with _writable_cache(data.cache) as cache:
+        _write_results(run, replace(data, cache=cache), device)
+
+
+@contextmanager
+def _writable_cache(chosen: str | None) -> Iterator[str | None]:
+    """Yield the chosen cache, or a temporary one where that may only be read."""
+    root = cache_folder(chosen, "clips").parent
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if os.access(existing, os.W_OK):
+        yield chosen
+        return
+    print(f"{root} may only be read: clips are decoded again for the results", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="kinema-") as folder:
+        yield folder
+
+
+def _write_results(run: Path, data: DataConfig, device: str) -> None:
     model, folder = load(run, detect_runtime(device)), run / "results"
     folder.mkdir(exist_ok=True)
     fps = model.spec.fps or NOMINAL_FPS

@@ -6,9 +6,11 @@ Files appear under their names only once they are complete. Memory does not grow
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -27,11 +29,17 @@ from torch import Tensor
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.dicom_writing import open_dicom
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = [
     "FORMATS",
     "FPS_RANGE",
     "ContactSheet",
     "VideoWriter",
+    "atomic_path",
     "contact_sheet",
     "from_uint8",
     "new_folder",
@@ -39,6 +47,7 @@ __all__ = [
     "tile",
     "to_uint8",
     "write_image",
+    "write_text",
     "write_video",
 ]
 
@@ -113,7 +122,8 @@ class VideoWriter:
         if error is None:
             self.close()
         else:
-            self._stack.__exit__(kind, error, traceback)
+            with suppress(OSError, FFmpegError):  # what is removed need not be finished
+                self._stack.__exit__(kind, error, traceback)
 
     @contextmanager
     def _abort_on_error(self) -> Iterator[None]:
@@ -177,11 +187,27 @@ def write_image(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     path = Path(path)
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{path}: images are written as .png, .jpg or .webp, not {path.suffix or 'without a suffix'}")
+    with atomic_path(path) as unfinished:
+        Image.fromarray(image).save(unfinished)
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; makes the folder if it is missing. Raises ValueError where it cannot be written."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file, which is moved to `path` at the end, or removed on an error.
+
+    Makes the folder if it is missing. Raises ValueError where it cannot be written.
+    """
     with _readable_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _atomic_write(path) as unfinished:
-            Image.fromarray(image).save(unfinished)
-    return path
+            yield unfinished
 
 
 def to_uint8(frames: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batch H W 3"]:
@@ -267,23 +293,77 @@ def tile(clips: UInt8[np.ndarray, "R C T H W 3"]) -> UInt8[np.ndarray, "T Hs Ws 
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder under a temporary name, which is moved to `path` at the end, or removed on an error.
 
-    Raises ValueError where there is something at `path` already.
+    Raises ValueError where there is something at `path` already, and with the name `path` where it cannot be written.
     """
+    exists = f"{path} exists: choose another name or remove it"
     if path.exists():
-        raise ValueError(f"{path} exists: choose another name or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _atomic_write(path) as unfinished:
-        unfinished.mkdir()
-        yield unfinished
+        raise ValueError(exists)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _atomic_write(path) as unfinished:
+            unfinished.mkdir()
+            yield unfinished
+    except (OSError, ValueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        ours = str(path.with_name(f".{path.name}.")) in str(error) or (
+            isinstance(error, OSError) and not error.filename
+        )
+        if not isinstance(cause, OSError | FFmpegError) or not ours:  # of what is read, or of the folder above
+            raise
+        reason = f"{path} could not be written: {cause.strerror or cause}"
+        raise ValueError(exists if path.exists() else reason) from error  # another process has made it
 
 
 @contextmanager
 def _atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder, which is moved to `path` at the end, or removed on an error."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder, path.name)
+    """Yield a temporary path for a file or folder, which is moved to `path` at the end, or removed on an error.
+
+    Several processes may write the same; what a killed one left of it is removed.
+    """
+    _remove_leftovers(path)
+    with _locked_folder(path) as folder:
+        unfinished = folder / path.name
         yield unfinished
         unfinished.replace(path)
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, whose lock is held as long as it is written."""
+    while True:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name, ExitStack() as held:
+            folder = Path(name)
+            try:
+                held.enter_context(_lock(folder))
+            except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover
+                continue
+            except OSError:  # there are no locks, so leftovers stay
+                pass
+            if folder.exists():
+                yield folder
+                return
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left of `path`: folders whose lock nobody holds."""
+    with suppress(OSError):
+        for folder in path.parent.iterdir():
+            if folder.name.startswith(f".{path.name}."):
+                with suppress(OSError), _lock(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder; raises BlockingIOError where another process does, and OSError where folders have no locks."""
+    if fcntl is None:
+        raise OSError("Windows cannot lock folders")
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ interrupted run continues. At most two batches of clips are in memory, and of th
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,6 @@ from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -99,8 +99,8 @@ def measure_clips(
     """The rows of the first `count` clips, or of all where there are fewer, from the cache where they are in it.
 
     The first `given` frames of each clip are shown in `samples` but not measured. `lpips` is a file of weights for
-    `perceptual_distance` of predictions. `progress` counts batches. Raises ValueError for features that are not finite,
-    and where the cache cannot be written.
+    `perceptual_distance` of predictions. `progress` counts batches. Where the cache cannot be written, it warns and
+    goes on without it. Raises ValueError for features that are not finite.
     """
     code = code_digest("metrics", "evaluation.rows", "nn", "conditions.audio", "data.writing", "runtime")
     versions = version("scipy"), cv2.__version__
@@ -115,7 +115,7 @@ def measure_clips(
         kept = _load(path(index, sizes[index]))
         return clip_set.read(index, sizes[index]) if kept is None else kept
 
-    parts: list[Arrays] = []
+    parts, keeps = list[Arrays](), True
     for index, part in enumerate(_prefetched(read, len(sizes))):
         if isinstance(part, ClipBatch):
             size = len(part.frames)
@@ -123,9 +123,8 @@ def measure_clips(
                 break
             file = path(index, size)
             known = None if size == sizes[index] else _load(file)
-            part = known or _measure(file, index, part, network, lpips, clip_set.fps, given)
-            if known is None:
-                cache_limit(folder.parent.parent).written(sum(values.nbytes for values in part.values()))
+            part = known or _measure(index, part, network, lpips, clip_set.fps, given)
+            keeps = keeps and (known is not None or _keep(file, part))
         parts.append(part)
         progress(index + 1, len(sizes))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -153,10 +152,22 @@ def _prefetched(read: Callable[[int], Arrays | ClipBatch], count: int) -> Iterat
             yield found
 
 
+def _keep(path: Path, part: Arrays) -> bool:
+    """Write what was measured into the cache; warns and returns False where it cannot be written."""
+    try:
+        with atomic_write(path) as file:
+            np.savez(file, allow_pickle=False, **{NAME: np.array(_file_name(path))}, **part)
+    except ValueError as error:
+        warnings.warn(f"what is measured is not kept: {error}", stacklevel=2)
+        return False
+    cache_limit(path.parent.parent.parent).written(sum(values.nbytes for values in part.values()))
+    return True
+
+
 def _measure(
-    path: Path, index: int, clips: ClipBatch, network: FeatureNetwork, lpips: str | None, fps: float | None, given: int
+    index: int, clips: ClipBatch, network: FeatureNetwork, lpips: str | None, fps: float | None, given: int
 ) -> Arrays:
-    """Measure a batch, and write its file."""
+    """Measure a batch."""
     frames = clips.frames[:, given:]
     features = network(torch.from_numpy(frames)).float().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(features).all(1))
@@ -179,10 +190,7 @@ def _measure(
     captions = np.array((clips.conditions.text or ())[samples], dtype=np.str_)
     classes = np.array(clips.classes or [""] * len(features), dtype=np.str_)
     others = (features, classes, shares, clips.frames[samples], captions, thumbnails(frames))
-    measured = dict(zip(OTHERS, others, strict=True)) | found
-    with atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **{NAME: np.array(_file_name(path))}, **measured)
-    return measured
+    return dict(zip(OTHERS, others, strict=True)) | found
 
 
 def _prediction_measures(
@@ -215,12 +223,12 @@ def _parallel_measures(clips: np.ndarray) -> tuple[Arrays, np.ndarray]:
 def _load(path: Path) -> Arrays | None:
     """The content of a batch's file, now marked as used; None where it is missing or damaged."""
     try:
-        with suppress(PermissionError):  # of a cache that may only be read
+        with suppress(OSError):  # of a cache that may only be read, or without the file
             os.utime(path)
         with HEADER_LOCK, np.load(path, allow_pickle=False) as found:  # which checks the checksums of the .npz
             arrays = dict(found)
         return arrays if str(arrays.pop(NAME)) == _file_name(path) and arrays.keys() >= {*OTHERS} else None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except Exception:  # of many types
         return None
 
 

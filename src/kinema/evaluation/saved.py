@@ -10,7 +10,8 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float, Int64
 
-from kinema.data.cache import atomic_write, digest
+from kinema.data.cache import digest
+from kinema.data.writing import atomic_path
 from kinema.evaluation.rows import Rows
 from kinema.metrics.protocol import Protocol
 
@@ -54,7 +55,7 @@ class SavedFeatures:
 
 def save_features(path: Path, rows: Rows, protocol: Protocol) -> None:
     """Write the features of clips to an .npz file; raises ValueError where it cannot be written."""
-    with atomic_write(path) as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, features=rows.features, groups=rows.groups, protocol=json.dumps(asdict(protocol)))
 
 
