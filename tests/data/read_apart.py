@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -17,19 +18,24 @@ from typing import Any
 
 from kinema.data.clips import DataConfig, FolderClips
 
+HANG = 30  # seconds
+
 
 def read(folder: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What becomes of the clips of a folder."""
     try:
         clips = FolderClips(DataConfig(folder, frames=2, height=16, width=16, cache=f"{folder}.cache", **settings))
-        frames = [found for _, found in clips.decode(range(len(clips.clips))) if found]
-        batch = clips.read([(0, 0)]) if frames else None  # and its actions, sound and caption
-        assert batch is None or len(batch.frames) == 1
+        found = {clip: frames for clip, frames in clips.decode(range(len(clips.clips))) if frames}
+        clips.read([(clip, 0) for clip in found])  # with actions and captions
     except ValueError as error:
         return {"frames": [], "lines": [str(error)], "notes": []}
-    except Exception:
+    except Exception:  # all that must not be raised
         return {"frames": [], "lines": [f"FAILED {traceback.format_exc()}"], "notes": []}
-    return {"frames": frames, "lines": [f"{one.name}: {one.reason}" for one in clips.skipped], "notes": clips.notes}
+    return {
+        "frames": [*found.values()],
+        "lines": [f"{one.name}: {one.reason}" for one in clips.skipped],
+        "notes": clips.notes,
+    }
 
 
 def main() -> None:
@@ -40,6 +46,7 @@ def main() -> None:
         begun = time.monotonic()
         child = os.fork()
         if child == 0:
+            signal.alarm(HANG)
             Path(f"{folder}.json").write_text(json.dumps(read(folder, settings)))
             os._exit(0)
         _, status, usage = os.wait4(child, 0)

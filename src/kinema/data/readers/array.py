@@ -52,9 +52,7 @@ class ArrayReader(Reader):
                 for name, array in arrays.items():
                     if _layout(array) is not None:
                         many = len(array.shape) == 5
-                        if many and array.shape[0] > (most := most_members()):
-                            large = f"{name or 'it'} has {array.shape[0]} clips, over {most}"
-                            raise ReadError(path, f"{large}: cut it, or set $KINEMA_MOST_FRAMES above {10 * most}")
+                        _check_count(path, array)
                         names = [f"{name}[{k}]" for k in range(array.shape[0])] if many else [name]
                         found += [Clip(path, member) for member in names]
                 return found
@@ -113,6 +111,13 @@ def _fingerprint(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
+def _check_count(path: Path, array: _Stored) -> None:
+    """Raise ReadError for an array of more clips than `most_members`."""
+    if len(array.shape) == 5 and array.shape[0] > (most := most_members()):
+        fix = f"split it, or set $KINEMA_MOST_FRAMES above {10 * most}"
+        raise ReadError(path, f"it has an array of {array.shape[0]} clips, over {most}: {fix}")
+
+
 def _number(clip: Clip, array: _Stored) -> int | None:
     """Which entry of an array of many clips a clip is; None where the array is one clip."""
     return int(clip.member.rpartition("[")[2].rstrip("]") or 0) if len(array.shape) == 5 else None
@@ -134,7 +139,7 @@ class _Stored:
         if size > (most := most_bytes()) and not self.is_mapped:
             takes = f"an array of {size / 1e9:.3g} GB, over {most / 1e9:g}"
             raise ReadError(path, f"reading it takes {takes}: save it as .npy, or set $KINEMA_MOST_GB higher")
-        return self.read(k)
+        return np.asarray(self.read(k))  # HDF5 gives a number for a scalar
 
 
 @contextmanager
@@ -233,6 +238,7 @@ def _frames_of(clip: Clip, arrays: Mapping[str, _Stored]) -> tuple[_Stored, str]
     if array is None or layout is None:
         shapes = ", ".join(str(one.shape) for one in arrays.values()) or "none"
         raise ReadError(clip.path, f"clips are arrays [T, H, W] or [T, H, W, 3], and its shapes are {shapes}")
+    _check_count(clip.path, array)
     return array, layout
 
 
