@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kinema.data import tables
+from kinema.data.limits import check_limits
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader, registered_readers
-from kinema.data.readers.limits import check_limits
 from kinema.printable import as_text, printable
 
 __all__ = ["SPLITS", "Folder", "Skipped", "clip_name", "labels_are_names", "scan"]

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kinema.data.readers.limits import most_bytes, most_frames
+from kinema.data.limits import most_bytes, most_frames
 
 __all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "cell", "column", "find_tables", "rows", "sidecar"]
 

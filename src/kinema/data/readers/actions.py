@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from kinema.data.array_headers import HEADER_LOCK, check_header
+from kinema.data.limits import most_bytes
 from kinema.data.readers.errors import ReadError
-from kinema.data.readers.limits import most_bytes
 
 __all__ = ["read_actions", "to_actions"]
 

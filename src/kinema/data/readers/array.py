@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from kinema.data.array_headers import HEADER_LOCK, check_header
+from kinema.data.limits import most_bytes, most_members
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError, by_rows, check_pixels
-from kinema.data.readers.limits import most_bytes, most_members
 
 __all__ = ["ArrayReader"]
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from kinema.data.limits import most_frames, most_pixels
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.errors import ReadError
-from kinema.data.readers.limits import most_frames, most_pixels
 from kinema.registry import READERS
 
 __all__ = [

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from kinema.data.limits import most_pages, most_pixels
 from kinema.data.readers.base import (
     NOMINAL_FPS,
     Clip,
@@ -23,7 +24,6 @@ from kinema.data.readers.base import (
     check_pixels,
     over_black,
 )
-from kinema.data.readers.limits import most_pages, most_pixels
 
 __all__ = ["SUFFIXES", "ImageReader", "image_size", "is_still", "read_image"]
 

@@ -21,6 +21,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import Float32, UInt8
 
+from kinema.data.limits import most_bytes, most_pages, most_pixels
 from kinema.data.readers.base import (
     MAX_FRAME_SECONDS,
     NOMINAL_FPS,
@@ -32,7 +33,6 @@ from kinema.data.readers.base import (
     check_pixels,
 )
 from kinema.data.readers.display import Display, high_range, is_possible, square_size, swaps_sides
-from kinema.data.readers.limits import most_bytes, most_pages, most_pixels
 
 __all__ = ["VideoReader"]
 

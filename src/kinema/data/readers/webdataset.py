@@ -22,10 +22,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from kinema.data import tables
+from kinema.data.limits import most_bytes, most_members
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError, find_reader, registered_readers
 from kinema.data.readers.image import SUFFIXES as PICTURES
-from kinema.data.readers.limits import most_bytes, most_members
 from kinema.printable import as_text
 
 __all__ = ["WebDatasetReader"]

@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
+from kinema.data.limits import most_frames
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError, check_pixels
 from kinema.data.readers.dicom.display import Levels, black_and_white, needs_range, stored_levels, to_rgb
 from kinema.data.readers.dicom.header import TAGS, Box, frame_starts, patient_group, patient_number, tissue_regions
 from kinema.data.readers.dicom.jpeg import CODECS, check_size, decode_jpeg
 from kinema.data.readers.dicom.rle import check_rle
-from kinema.data.readers.limits import most_frames
 from kinema.data.readers.video import VideoReader
 
 __all__ = ["DICOMReader"]
