@@ -32,7 +32,7 @@ COMMONEST = {  # five flags of each command, or as many as it has
     "caption": ["--device"],
     "models": [],
     "export": ["--out", "--half"],
-    "export-clips": ["--out", "--format"],
+    "export-clips": ["--out", "--format", "--outside"],
     "data check": ["--out", "--data.source", "--data.frames", "--data.height", "--data.width"],
 }
 HEAVY = {

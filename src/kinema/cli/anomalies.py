@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import frames_for, read_each
+from kinema.cli.say import say
 from kinema.config import check_number
 from kinema.data.readers.base import Clip, ReadError, find_reader, read_frames
 from kinema.data.writing import atomic_path, from_uint8, write_image, write_video
@@ -74,11 +75,11 @@ def main(words: Sequence[str]) -> None:
     write_video(out / "marked.mp4", _marked(model, video, scores, threshold), fps)
     intervals = [f"{a / fps:.2f} to {b / fps:.2f}" for a, b in _intervals(above)]
     listed = ", ".join(intervals[:NAMED]) + (f" and {len(intervals) - NAMED} more" if len(intervals) > NAMED else "")
-    print(
+    say(
         f"{above.sum()} of {len(scores)} frames are above {threshold:.6g}, {rule}" + (f": {listed} s" if listed else "")
     )
     for name in ("scores.csv", "scores.png", "marked.mp4"):
-        print(f"wrote {out / name}")
+        say(f"wrote {out / name}")
 
 
 def scores_of(model: Model, clip: Clip) -> Float[np.ndarray, " T"]:

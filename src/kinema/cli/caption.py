@@ -10,6 +10,7 @@ import tyro
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import first_frames, read_each
+from kinema.cli.say import say
 from kinema.data.readers.base import Clip
 from kinema.data.writing import from_uint8
 from kinema.runtime.device import detect_runtime
@@ -40,6 +41,6 @@ def main(words: Sequence[str]) -> None:
         frames = from_uint8(first_frames(model, clip, model.spec.frames)[None])
         (text,) = caption(model.family, model.runtime, frames)
         name = f"{clip.path}{' ' * bool(clip.member)}{clip.member}"
-        print(f"{name}: {''.join(c if c.isprintable() else ' ' for c in text)}", flush=True)
+        say(f"{name}: {text}")
 
     read_each(arguments.video, print_caption)

@@ -20,12 +20,14 @@ from rich.table import Table
 
 from kinema.cli.arguments import flag_value, parse
 from kinema.cli.reading import notes
+from kinema.cli.say import say
 from kinema.cli.train import overruled, show
 from kinema.codecs.transform import rate_distortion
 from kinema.data.clips import DataConfig, FolderClips, FolderSource, NoClips
 from kinema.data.folder import Folder, Skipped
 from kinema.data.readers.base import ClipInfo
 from kinema.data.writing import contact_sheet, write_image
+from kinema.printable import printable
 from kinema.runtime.device import detect_runtime
 from kinema.training.choose import choose
 
@@ -70,15 +72,15 @@ def main(words: Sequence[str]) -> None:
     infos = [*source.infos, *others]
     console.print(_table(folder, infos, source.lengths, held_out, all_skipped, source.spec.fps))
     for line in notes(source):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line, console)
     for skipped in all_skipped:
-        console.print(f"skipped {skipped.name}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
+        say(f"skipped {skipped.name}: {skipped.reason}", console)
     windows = dict(source.chosen(0, len(source.clips), seed=0))  # one of each clip
     shown = [*windows.items()][:SHEET_CLIPS]
     frames = source.read(shown).frames.numpy()
     names = [source.name(clip) for clip, _ in shown]
     sheet = contact_sheet(rearrange(frames, "b t c h w -> b t h w c"), labels=names)
-    console.print(f"wrote {write_image(Path(arguments.out), sheet)}", markup=False, highlight=False)
+    say(f"wrote {write_image(Path(arguments.out), sheet)}", console)
     if choice is None:
         console.print("put FOLDER first, and it is said what kinema train would choose", highlight=False)
         return
@@ -92,7 +94,7 @@ def main(words: Sequence[str]) -> None:
         flags.append(word if of_data else "")
     flags = [word for word in flags if word]
     command = shlex.join(["kinema", "train", "--data", arguments.folder, "--out", "runs/x", "--minutes", "30", *flags])
-    console.print(command, markup=False, highlight=False, soft_wrap=True)
+    say(command, console)
 
 
 def _codec_lines(source: FolderSource) -> list[str]:
@@ -127,13 +129,13 @@ def _table(
     fps: float | None,
 ) -> Table:
     """What there is: `training` and `held_out` are the frames of clips as training sees them, `fps` a second."""
-    table = Table(title=escape(str(folder.root)), show_header=False)
+    table = Table(title=escape(printable(str(folder.root))), show_header=False)
     lengths = [*training, *held_out]
     labels = Counter(clip.label for clip in folder.clips if clip.label is not None)
     captions = sum(bool(clip.caption) for clip in folder.clips)
     usable = len(lengths)
     table.add_row("clips", f"{usable + len(skipped)} found, {usable} usable, {len(skipped)} skipped")
-    by = f"whole groups by {escape(', '.join(folder.grouped_by))}" if folder.grouped_by else "by file"
+    by = f"whole groups by {escape(printable(', '.join(folder.grouped_by)))}" if folder.grouped_by else "by file"
     by = "by the splits of the folder" if any(clip.split for clip in folder.clips) else by
     table.add_row("held out of training", f"{len(held_out)} of {usable}, {by}" if held_out else "none")
     seconds = "" if fps is None else f": {min(lengths) / fps:.2f} to {max(lengths) / fps:.2f} s at {fps:.4g} a second"
@@ -152,5 +154,5 @@ def _table(
 def _counts(counter: Counter[str], most: int = 6) -> str:
     """The commonest values and how many clips have each."""
     listed = ", ".join(f"{value} ({count})" for value, count in counter.most_common(most))
-    listed = escape(listed)
+    listed = escape(printable(listed))
     return listed + (f", and {len(counter) - most} more" if len(counter) > most else "")

@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import NAMED
+from kinema.cli.say import say
 from kinema.cli.writing import NOMINAL_FPS
 from kinema.data.writing import write_text
 from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate, with_baselines
@@ -70,7 +71,7 @@ def main(words: Sequence[str]) -> None:
     print_numbers([one.result for one in with_baselines([found])], arguments.against)
     if arguments.save_features:
         save_features(Path(arguments.save_features), found.rows, found.result.protocol)
-        print(f"wrote {arguments.save_features}")
+        say(f"wrote {arguments.save_features}")
     if arguments.out:
         write_report(Path(arguments.out), [found], reference, arguments.against)
 
@@ -92,7 +93,7 @@ def measure_with_progress(
         found, reference = evaluate(names, against, config, detect_runtime(device), show)
     skipped = [*dict.fromkeys(file for one in found for file in one.result.skipped)]
     for file in skipped[:NAMED]:
-        console.print(f"skipped {file}", markup=False, highlight=False, soft_wrap=True)
+        say(f"skipped {file}", console)
     if len(skipped) > NAMED:
         console.print(f"... and {len(skipped) - NAMED} more", highlight=False)
     if (count := found[0].result.protocol.clips) < config.clips:
@@ -109,7 +110,7 @@ def print_numbers(results: Sequence[Result], against: str | None, differences: S
         title = f"{report.title}: {report.lead} Protocol {protocol.hash}" if numbers else section.title
         console.print(terminal_table(section.tables[0], title))
         for index, note in enumerate(section.notes, 1):
-            console.print(f"[{index}] {note}", markup=False, highlight=False, soft_wrap=True)
+            say(f"[{index}] {note}", console)
 
 
 def write_report(
@@ -132,8 +133,9 @@ def write_report(
     write_text(folder / "report.html", html_page(report, clips, plots, groups))
     write_text(folder / "report.md", markdown(report))
     values = [result.to_dict() for result in results]
-    write_text(folder / "results.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
-    print(f"wrote {folder / 'report.html'}, report.md and results.json")
+    write_text(folder / "results.json", json.dumps(values, indent=1, allow_nan=False) + "
+")
+    say(f"wrote {folder / 'report.html'}, report.md and results.json")
 
 
 def _report(results: Sequence[Result], against: str | None, differences: Sequence[Difference]) -> Report:

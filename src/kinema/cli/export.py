@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from kinema.cli.arguments import parse
+from kinema.cli.say import say
 from kinema.sampling.model import load_experiment
 from kinema.zoo import export
 
@@ -37,4 +38,4 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"{out}: a model is written as .safetensors: end --out in that")
     experiment, spec = load_experiment(arguments.model)
     export(arguments.model, out, experiment.portable().to_dict(spec), arguments.half)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import report
+from kinema.cli.say import say
 from kinema.data import lerobot_writing, webdataset_writing
 from kinema.data.folder import scan
 
@@ -39,18 +40,20 @@ class Arguments:
     """The folder to make."""
     format: Literal["lerobot", "webdataset"] = "lerobot"
     """What to write."""
+    outside: bool = False
+    """Read files outside of the folder that its metadata names."""
 
 
 def main(words: Sequence[str]) -> None:
     """Write the clips, name what is left out, and print how many there are."""
     arguments = parse(Arguments, "kinema export-clips", words)
-    folder, console = scan(arguments.source), Console(file=sys.stderr)
+    folder, console = scan(arguments.source, outside=arguments.outside), Console(file=sys.stderr)
     for line in folder.notes:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line, console)
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("writing clips", total=None)
         out = Path(arguments.out).expanduser()
         export, what = FORMATS[arguments.format]
         count, skipped = export(folder, out, lambda done, total: bar.update(task, completed=done, total=total))
     report(skipped)
-    print(f"{out}: {count} {what}{'' if count == 1 else 's'}")
+    say(f"{out}: {count} {what}{'' if count == 1 else 's'}")

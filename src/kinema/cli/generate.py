@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from kinema.cli.arguments import flag_value, parse, parse_with_sampling
 from kinema.cli.known import KnownParts, read_known
+from kinema.cli.say import say
 from kinema.cli.writing import NOMINAL_FPS, write_clips
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.config import MOST_SEED, check_number
@@ -87,7 +88,7 @@ def main(words: Sequence[str]) -> None:
     model = load(arguments.model, detect_runtime(arguments.device)).with_sampling(**settings)
     keep_freed_memory()
     for path in generate(model, arguments):
-        print(path)
+        say(path)
 
 
 def generate(model: Model, arguments: Arguments) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import kinema
 from kinema import __version__
+from kinema.printable import printable
 
 __all__ = ["COMMANDS", "main"]
 
@@ -63,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(words)
             sys.stdout.flush()
     except ValueError as error:
-        message = LONG_WORD.sub(r"\1...", " ".join(str(error).split()))
-        print(f"kinema: {message}", file=sys.stderr)
+        print(f"kinema: {_one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails too
         return 0
     except OSError as error:  # a full disk, a file in the way, no permission
-        print(f"kinema: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        line = f"{error.filename or 'a file'}: {error.strerror or error}"
+        print(f"kinema: {_one_line(line)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search(r"allocate memory|out of memory", str(error)):
@@ -111,7 +112,12 @@ def _run(words: Sequence[str]) -> None:
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """Print kinema's own warnings as one line each, and no others."""
     if Path(filename).is_relative_to(Path(kinema.__file__).parent):
-        print(f"kinema: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"kinema: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: object) -> str:
+    """An error or a warning as one line, which may quote files."""
+    return LONG_WORD.sub(r"\1...", printable(" ".join(str(message).split())))
 
 
 def _help() -> str:

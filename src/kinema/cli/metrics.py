@@ -18,6 +18,7 @@ from rich.table import Table
 
 from kinema.cli.arguments import parse
 from kinema.cli.reading import report
+from kinema.cli.say import say
 from kinema.config import check_number
 from kinema.data.clips import DataConfig, FolderClips, open_clips
 from kinema.data.writing import contact_sheet, write_image, write_text
@@ -93,7 +94,7 @@ def main(words: Sequence[str]) -> None:
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         failures = audit_failures(clips, groups, networks, _task(bar, "drawing failures"))
         found = None if arguments.failures_only else audit(clips, groups, networks, _task(bar, "corrupting clips"))
-    print(f"{count} clips of {arguments.on}, {arguments.frames} frames of {arguments.width}x{arguments.height}")
+    say(f"{count} clips of {arguments.on}, {arguments.frames} frames of {arguments.width}x{arguments.height}")
     tables = [_failures(failures), *([_corruptions(found)] if found else [])]
     for table in tables:
         Console(width=160).print(_printed(*table))
@@ -103,7 +104,7 @@ def main(words: Sequence[str]) -> None:
         folder = Path(arguments.out)
         _write_numbers(folder, tables, failures, found, len(clips), arguments.on)
         _write_pictures(folder, found, clips)
-        print(f"wrote {folder}: audit.md, audit.json and pictures")
+        say(f"wrote {folder}: audit.md, audit.json and pictures")
 
 
 def _task(bar: Bar, name: str) -> Progress:

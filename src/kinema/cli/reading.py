@@ -13,6 +13,7 @@ from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.progress import Progress as Bar
 
+from kinema.cli.say import say
 from kinema.data.clips import DataConfig, FolderSource, Source, open_source
 from kinema.data.decoded import resize
 from kinema.data.folder import Skipped, clip_name, labels_are_names, scan
@@ -37,9 +38,9 @@ def open_and_report(config: DataConfig, quiet: bool = False) -> Source:
         report(source.skipped)
         if isinstance(source, FolderSource) and (held_out := len(source.other_clips)):
             line = f"{held_out} of {held_out + source.usable} clips are held out of training (--data.holdout)"
-            console.print(line, highlight=False, soft_wrap=True)
+            say(line, console)
         for line in notes(source):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line, console)
     return source
 
 
@@ -77,7 +78,7 @@ def report(skipped: Sequence[Skipped]) -> None:
     """Print the skipped files and the reasons on stderr."""
     console = Console(file=sys.stderr)
     for file in skipped[:NAMED]:
-        console.print(f"skipped {file.name}: {file.reason}", markup=False, highlight=False, soft_wrap=True)
+        say(f"skipped {file.name}: {file.reason}", console)
     if len(skipped) > NAMED:
         console.print(f"... and {len(skipped) - NAMED} more: kinema data check lists them all", highlight=False)
 

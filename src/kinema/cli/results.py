@@ -68,7 +68,7 @@ def _write_results(run: Path, data: DataConfig, device: str) -> None:
         request = GenerateRequest(seeds=(0,), frames=LONGER * model.spec.frames)
         print(*write_clips(model, request, [folder / "rollout.mp4"], fps))
     print(f"measuring {MEASURED} clips, which takes some minutes (Ctrl-C leaves it out)", file=sys.stderr, flush=True)
-    config = EvaluationConfig(clips=MEASURED, force=True, audio=data.audio, cache=data.cache)
+    config = EvaluationConfig(clips=MEASURED, force=True, audio=data.audio, outside=data.outside, cache=data.cache)
     found, reference = measure_with_progress([str(run)], data.source, config, device)
     print_numbers([one.result for one in with_baselines(found)], data.source)
     write_report(folder, found, reference, data.source)

@@ -11,6 +11,7 @@ import tyro
 
 from kinema.cli.arguments import parse, parse_with_sampling
 from kinema.cli.known import KnownParts, read_known
+from kinema.cli.say import say
 from kinema.cli.writing import NOMINAL_FPS, write_clips, write_grid
 from kinema.config import MOST_SEED, check_number
 from kinema.data.writing import FORMATS, FPS_RANGE, ContactSheet, write_image
@@ -79,7 +80,7 @@ def main(words: Sequence[str]) -> None:
     model = load(arguments.model, detect_runtime(arguments.device)).with_sampling(**settings)
     keep_freed_memory()
     for path in _write(model, arguments):
-        print(path)
+        say(path)
 
 
 def _parse(words: Sequence[str]) -> tuple[Arguments, dict[str, Any]]:

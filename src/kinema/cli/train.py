@@ -16,6 +16,7 @@ from rich.console import Console
 from kinema.cli.arguments import flag_value, parse
 from kinema.cli.reading import open_and_report, report
 from kinema.cli.results import write_results
+from kinema.cli.say import say
 from kinema.data.clips import DataConfig
 from kinema.experiment import Experiment, TrainConfig
 from kinema.family import FamilyConfig
@@ -97,13 +98,13 @@ def main(words: Sequence[str]) -> None:
     needs_known = experiment.family.context_frames or FAMILIES.name_of(type(experiment.family)) in CODECS
     known = " --known CLIP" if needs_known else ""
     line = f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips"
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    say(line, console)
     if arguments.name is None and is_complete(last, experiment.train):
         try:
             write_results(out, experiment.data, arguments.device)
         except ValueError as error:  # the model is there all the same
             line = f"the results could not be written: {error}"
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            say(line, console)
 
 
 def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> tuple[Arguments, tuple[Reason, ...]]:
@@ -170,7 +171,7 @@ def show(console: Console, rows: Sequence[Reason]) -> None:
     """Print choices and their reasons, a line each."""
     for row in rows:
         line = f"{row.what:<11} {row.choice} ({row.why})"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line, console)
 
 
 def plan_rows(experiment: Experiment, plan: Plan) -> list[Reason]:

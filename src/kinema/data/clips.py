@@ -31,6 +31,7 @@ from kinema.data.folder import Skipped, clip_name, scan
 from kinema.data.holdout import held_out
 from kinema.data.readers.base import Clip, ClipInfo, ReadError
 from kinema.data.stored import Damaged
+from kinema.printable import printable
 from kinema.registry import WORLDS
 from kinema.runtime.memory import available_memory
 from kinema.types import Batch, ClipSpec, Conditions, Progress, no_progress
@@ -89,6 +90,8 @@ class DataConfig:
     holdout: float = 0.1
     """Share of a folder's files that are not trained on but kept to measure with, whole groups by a patient, speaker,
     subject or group column of the metadata; none of fewer than five."""
+    outside: bool = False
+    """Read files outside of the folder that its metadata names."""
     cache: str | None = None
     """Folder for decoded frames and cached latents; None is $KINEMA_CACHE or ~/.cache/kinema."""
 
@@ -174,7 +177,7 @@ class FolderClips:
 
     def _scan(self, config: DataConfig, part: Part) -> None:
         """Find the clips."""
-        folder = scan(config.source, config.label, config.camera)
+        folder = scan(config.source, config.label, config.camera, config.outside)
         self.config, self.folder, self.classes, self._root = config, folder, folder.classes, folder.root
         self._skipped = [*folder.skipped]
         least = config.frames if config.short == "skip" else max(2, -(-config.frames // 2))
@@ -288,7 +291,7 @@ class FolderClips:
             for those in found.values()
             for name, note in those[:1]
         ]
-        return (*self.folder.notes, *of_clips)
+        return tuple(map(printable, (*self.folder.notes, *of_clips)))
 
     def name(self, clip: int) -> str:
         """What the clip of this number is called."""

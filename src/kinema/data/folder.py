@@ -5,31 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from kinema.data import tables
+from kinema.data.limits import check_limits
 from kinema.data.readers.base import Clip, Reader, ReadError, find_reader, registered_readers
+from kinema.printable import as_text, printable
 
 __all__ = ["SPLITS", "Folder", "Skipped", "clip_name", "labels_are_names", "scan"]
 
 LEAST_PER_CLASS = 2  # clips
+OUTSIDE = ", which is outside of the folder: copy it there, or give --data.outside (evaluate, export-clips: --outside)"
 SPLITS = {"train": True, "training": True} | dict.fromkeys(
     ("dev", "eval", "test", "testing", "val", "valid", "validation"), False
 )  # names, and whether their clips are trained on; those of other splits beside them are not
 NAMED = 5  # files that are passed over, by name
+LONGEST_RATE = 40  # characters; more digits say no more
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A clip that cannot be used."""
 
-    name: str  # of `clip_name`, in one line
+    name: str  # of `clip_name`
     reason: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", " ".join(self.name.splitlines()))
+        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def clip_name(clip: Clip, root: Path) -> str:
     return name if not clip.member else clip.member if name == "." else f"{name}:{clip.member}"
 
 
-def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
+def scan(root: str | Path, label: str = "label", camera: str = "", outside: bool = False) -> Folder:
     """Find the clips below `root`, with what tables in any of its folders, and files beside clips, say of them.
 
     Clips are what a registered reader can read. Tables are metadata.csv, .tsv, .jsonl, .json or .parquet, or else other
@@ -70,14 +74,18 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
     clips, these are the classes. Where there is a table in a file's folder or above it, a file without a row is
     skipped, as are a row without a file and, where others have some, a row without a label or actions. Hidden files are
     ignored, and others that no reader can read are named in `notes`. Of what several cameras filmed, the clips of
-    `camera` are taken, or else of the first by name. Nothing is decoded. Raises ValueError for a folder that does not
+    `camera` are taken, or else of the first by name. Nothing is decoded.
+
+    Rows that name files outside of `root` are skipped, unless `outside` is true. Links in `root` are followed, and
+    those that lead outside of it are named in `notes`. Raises ValueError for a folder that does not
     exist or has no clips, for a camera that is not there, and for tables that cannot be read, naming the line.
     """
+    check_limits()
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the path of a folder of clips")
     readers, label = registered_readers(), label.strip().lower()
-    found = _Found(root, label, _walk(root, readers))
+    found = _Found(root, label, _walk(root, readers), outside)
     found.read_tables()
     found.read_files()
     columns, skipped = found.columns, found.skipped
@@ -92,7 +100,7 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
         columns |= dict.fromkeys(columns.keys() & {*tables.FPS}, False)
     grouped = dict.fromkeys(name for name in tables.GROUP if columns.get(name))
     used = {clip.actions for clip in clips.values()} | {clip.path for clip in clips.values()}
-    notes = [*_passed_over(root, found.tree, used), *_not_used(columns)]
+    notes = [*_linked(root, found.tree), *_passed_over(root, found.tree, used), *_not_used(columns)]
 
     clips, said = _of_camera(clips, camera)
     notes += said
@@ -123,8 +131,10 @@ def scan(root: str | Path, label: str = "label", camera: str = "") -> Folder:
 class _Found:
     """The clips below `root` by the name of their file, with what is said of them in the column `label` and others."""
 
-    def __init__(self, root: Path, label: str, tree: _Tree) -> None:
-        self.root, self.label, self.tree = root, label, tree
+    def __init__(self, root: Path, label: str, tree: _Tree, outside: bool) -> None:
+        self.root, self.label, self.tree, self.outside = root, label, tree, outside
+        # beside a folder that is a clip as a whole are its captions
+        self.above = root.absolute().parent if root in tree.found else root
         self.files: dict[str, Sequence[Clip]] = {}
         self.columns: dict[str, bool] = {}  # of the tables, and whether they are used
         self.skipped = [Skipped(_name(path, root), reason) for path, reason in tree.bad]
@@ -140,7 +150,9 @@ class _Found:
                 self.columns |= dict.fromkeys(row.keys() - self.columns.keys(), False) | dict.fromkeys(used, True)
                 path = Path(os.path.normpath(table.parent / tables.cell(row, tables.FILE)))
                 name = _name(path, self.root)
-                if name not in named and not _exists(path):
+                if left := self._left(path, table.parent, row):
+                    self._skip(path, f"{_name(table, self.root)} names {left}{OUTSIDE}")
+                elif name not in named and not _exists(path):
                     self._skip(path, f"named in {_name(table, self.root)} but does not exist")
                 elif named.setdefault(name, table) != table:
                     self.files[name] = self._with_row(self.files[name], row, table.parent, missing_only=True)
@@ -168,12 +180,22 @@ class _Found:
                 continue
             try:
                 row = tables.sidecar(path, self.tree.names.get(path.parent, frozenset()))
+                if left := self._left(path, path.parent, row):
+                    raise ReadError(path, f"a file beside it names {left}{OUTSIDE}")
                 self.files[name] = self._with_row(clips, row, path.parent, missing_only=name in of_tables)
             except ValueError as error:
-                self._skip(path, str(error))
+                self._skip(path, error.reason if isinstance(error, ReadError) and error.path == path else str(error))
                 self.files.pop(name, None)
                 continue
             self.columns |= dict.fromkeys(_used(row, self.label), True)
+
+    def _left(self, path: Path, folder: Path, row: Mapping[str, Any]) -> str:
+        """What a row in a table of `folder` names outside of the root, where that is not allowed; "" if nothing."""
+        if self.outside:
+            return ""
+        actions = tables.cell(row, tables.ACTIONS)
+        named = [("it", path), (f"its actions {actions}", folder / (actions or "."))]
+        return next((what for what, file in named if not _is_below(file, self.above)), "")
 
     def _skip(self, path: Path, reason: str) -> None:
         self.skipped.append(Skipped(_name(path, self.root), reason))
@@ -193,11 +215,12 @@ class _Tree:
     others: list[Path]
     bad: list[tuple[Path, str]]  # folders that are not entered, and why
     names: dict[Path, frozenset[str]]  # of the files in each folder
+    links: list[Path]  # that lead outside
 
 
 def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
     """Look through a folder and those below it; links are followed, but not in circles."""
-    tree, seen = _Tree([], [], [], [], {}), set()
+    tree, seen, real_root = _Tree([], [], [], [], {}, []), set(), os.path.realpath(root)
     if any(reader.can_read(root) for reader in readers):  # the folder itself is a clip
         tree.found.append(root)
         tree.names[root.parent] = frozenset(entry.name for entry in os.scandir(root.parent) if entry.is_file())
@@ -216,6 +239,10 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
         strange = [name for name in files if not Path(folder, name).is_file()]
         tree.bad += [(Path(folder, name), "it is no file: a link to nothing, or a pipe") for name in strange]
         files = [name for name in files if name not in strange]
+        for name in [*sorted(subfolders), *files]:
+            path = os.path.join(folder, name)
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real_root):
+                tree.links.append(Path(path))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         tree.names[Path(folder)] = frozenset(files)
         found, taken = tables.find_tables(Path(folder), files), set()
@@ -239,6 +266,11 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder by its name, wherever links on the way lead."""
+    return os.path.join(os.path.abspath(path), "").startswith(os.path.join(os.path.abspath(folder), ""))
 
 
 def _name(path: Path, root: Path) -> str:
@@ -268,22 +300,23 @@ def _with_row(clip: Clip, row: Mapping[str, Any], folder: Path, label_column: st
     return replace(
         clip,
         fps=clip.fps if fps is None else _rate(fps, clip),
-        label=None if label_column == "none" else tables.cell(row, (label_column,), clip.label),
-        caption=tables.cell(row, tables.CAPTION, clip.caption),
+        label=None if label_column == "none" else as_text(tables.cell(row, (label_column,), clip.label)),
+        caption=as_text(tables.cell(row, tables.CAPTION, clip.caption)),
         actions=Path(os.path.normpath(folder / actions)) if actions else clip.actions,
-        group=tables.cell(row, tables.GROUP, clip.group),
-        split=tables.cell(row, tables.SPLIT, clip.split),
+        group=as_text(tables.cell(row, tables.GROUP, clip.group)),
+        split=as_text(tables.cell(row, tables.SPLIT, clip.split)),
     )
 
 
 def _rate(text: str, clip: Clip) -> float:
     """Frames a second; raises ValueError for what is none."""
+    above, _, below = text[:LONGEST_RATE].partition("/")  # such as 30000/1001
     try:
-        fps = float(Fraction(text))  # such as 30000/1001
-    except (ValueError, ZeroDivisionError, OverflowError):
+        fps = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
         fps = 0.0
     if not 0 < fps < float("inf"):
-        raise ReadError(clip.path, f"its fps is said to be {text!r}, which is not a number above 0")
+        raise ReadError(clip.path, f"its fps is said to be {text[:LONGEST_RATE]!r}, which is not a number above 0")
     return fps
 
 
@@ -346,7 +379,7 @@ def _with_class_folders(clips: dict[str, Clip], root: Path) -> tuple[dict[str, C
             f"{len(folders)} folders ({_listed(folders)}) are not taken for labels, as {len(outside)} clips are "
             f"outside of them ({outside[0]})"
         ]
-    return {name: replace(clip, label=tops[name]) for name, clip in clips.items()}, []
+    return {name: replace(clip, label=as_text(tops[name])) for name, clip in clips.items()}, []
 
 
 def _passed_over(root: Path, tree: _Tree, used: set[Path | None]) -> list[str]:
@@ -364,6 +397,15 @@ def _passed_over(root: Path, tree: _Tree, used: set[Path | None]) -> list[str]:
         return []
     are = "1 file is" if len(names) == 1 else f"{len(names)} files are"
     return [f"{are} passed over, as there are no clips in them: {_listed(names)}"]
+
+
+def _linked(root: Path, tree: _Tree) -> list[str]:
+    """A line about links that lead outside of the folder."""
+    if not tree.links:
+        return []
+    lead = "1 link leads" if len(tree.links) == 1 else f"{len(tree.links)} links lead"
+    names = _listed([_name(path, root) for path in tree.links])
+    return [f"{lead} outside of the folder, and what is there is read: {names}"]
 
 
 def _not_used(columns: Mapping[str, bool]) -> list[str]:

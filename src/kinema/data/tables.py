@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kinema.data.limits import most_bytes, most_frames
+
 __all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "cell", "column", "find_tables", "rows", "sidecar"]
 
 # names of columns by what they are, in lower case; of several the first that has a value counts
@@ -23,6 +25,7 @@ FPS = ("fps", "frame_rate", "framerate")
 NAMED = "metadata"  # the name of tables that count for sure, without their suffix
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 DELIMITERS = ",;\t|"
+TEXT = 8  # bytes of memory that a byte of text takes once it is rows
 LISTS = (("videos.txt", ("prompts.txt", "prompt.txt", "captions.txt")),)  # of paths, and of their captions
 TEXTS = (".txt", ".caption")  # suffixes of a caption beside a clip
 SIDECARS = (".json", *TEXTS)  # suffixes of files beside a clip
@@ -63,10 +66,12 @@ def cell(row: Mapping[str, Any], names: Iterable[str], default: Any = None) -> A
 
 
 def _text(value: Any) -> str | None:
-    """A cell as text; None where it is empty. Of a list of texts the first counts."""
+    """A cell as text; None where it is empty or an object. Of a list of texts the first counts."""
     if isinstance(value, (list, tuple)):
         value = value[0] if value else None
-    return None if value is None or value != value or str(value).strip() == "" else str(value).strip()
+    if value is None or isinstance(value, (dict, list, tuple)) or value != value:
+        return None
+    return str(value).strip() or None
 
 
 def rows(table: Path) -> Iterator[dict[str, Any]]:
@@ -112,12 +117,12 @@ def _lines(table: Path) -> Iterator[tuple[int, Any]]:
         for line, one in enumerate(text.split("\n"), 1):
             if one.strip():
                 try:
-                    yield line, _lower(json.loads(one))
+                    yield line, _lower(json.loads(one, parse_int=str))  # whose digits may be many
                 except json.JSONDecodeError as error:
                     raise _BadLine(line, error.msg) from error
     else:
         try:
-            content = json.loads(text)
+            content = json.loads(text, parse_int=str)
         except json.JSONDecodeError as error:
             raise _BadLine(error.lineno, error.msg) from error
         if isinstance(content, dict):  # of rows or captions by file
@@ -141,6 +146,8 @@ def _lower(row: Any) -> Any:
 
 def _decoded(path: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 as spreadsheets write it."""
+    if TEXT * path.stat().st_size > (most := most_bytes()):
+        raise ValueError(f"it has over {most // TEXT // 10**6} MB: split it, or set $KINEMA_MOST_GB higher")
     content = path.read_bytes()
     try:
         return content.decode("utf-16" if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig")
@@ -202,6 +209,11 @@ def _parquet(table: Path) -> list[dict[str, Any]]:
     except ImportError:
         raise ValueError("Parquet needs pyarrow: pip install 'kinema[parquet]'") from None
     try:
+        known = pyarrow.parquet.read_metadata(table)
+        size = sum(known.row_group(k).total_byte_size for k in range(known.num_row_groups))
+        if known.num_rows > most_frames() or TEXT * size > most_bytes():
+            large = f"it has {known.num_rows} rows and {size / 1e6:.0f} MB unpacked"
+            raise ValueError(f"{large}: split it, or set $KINEMA_MOST_FRAMES and $KINEMA_MOST_GB higher")
         return pyarrow.parquet.read_table(table).to_pylist()
     except (OSError, OverflowError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"it cannot be read ({str(error).splitlines()[0]})") from error
@@ -223,7 +235,7 @@ def sidecar(clip: Path, names: frozenset[str]) -> dict[str, Any]:
                 if suffix != ".json":
                     found.setdefault(CAPTION[0], " ".join(text.split()))
                     continue
-                row = _lower(json.loads(text))
+                row = _lower(json.loads(text, parse_int=str))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: {getattr(error, 'msg', error)}") from error
             if isinstance(row, dict):

@@ -67,6 +67,8 @@ class EvaluationConfig:
     """A safetensors file of VGG16 and LPIPS weights (docs/metrics.md), to measure LPIPS of predictions as well."""
     audio: bool = False
     """Read the sound of real clips, for models conditioned on audio and to measure synchrony."""
+    outside: bool = False
+    """Read files outside of a folder that its metadata names."""
     force: bool = False
     """Measure with fewer clips than a number needs, and mark it."""
     cache: str | None = None
@@ -260,7 +262,7 @@ def _open(
 
 def _data_config(config: EvaluationConfig, models: Mapping[str, Model]) -> DataConfig:
     """The length, size and rate that all clips are measured at: as configured, or the models' own."""
-    defaults = DataConfig(short="skip", audio=config.audio, cache=config.cache)
+    defaults = DataConfig(short="skip", audio=config.audio, outside=config.outside, cache=config.cache)
     specs = [model.spec for model in models.values()]
     sizes = {(spec.height, spec.width) for spec in specs} or {(defaults.height, defaults.width)}
     rates = {model.experiment.data.fps for model in models.values()} or {None}

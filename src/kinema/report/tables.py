@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kinema.metrics.protocol import Difference, Number, Protocol, Result
+from kinema.printable import printable
 
 __all__ = ["Cell", "Report", "Section", "Table", "build_report", "format_number", "one_line"]
 
@@ -95,8 +96,8 @@ def format_number(value: float, low: float, high: float) -> tuple[str, str, str]
 
 
 def one_line(text: str) -> str:
-    """One line of text that UTF-8 can encode: names of files may have line breaks and bytes that are no text."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())
+    """One line of text that UTF-8 can encode: names of files may have line breaks, escapes and bytes of no text."""
+    return " ".join(printable(text).split())
 
 
 def _numbers(results: Sequence[Result]) -> Section:

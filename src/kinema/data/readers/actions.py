@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from kinema.data.array_headers import HEADER_LOCK
+from kinema.data.array_headers import HEADER_LOCK, check_header
+from kinema.data.limits import most_bytes
 from kinema.data.readers.errors import ReadError
 
 __all__ = ["read_actions", "to_actions"]
+
+TEXT = 16  # bytes of memory that a byte of text takes while it becomes numbers
 
 
 def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
@@ -23,9 +26,11 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
     path = Path(path).expanduser()
     try:
         if path.suffix.lower() == ".npy":
-            with HEADER_LOCK:
-                table = np.load(path, allow_pickle=False)
+            with HEADER_LOCK, path.open("rb") as file:
+                check_header(file)
+                table = np.load(path, mmap_mode="r", allow_pickle=False)  # raises where the header promises too much
         elif path.suffix.lower() == ".csv":
+            _check_size(path, TEXT * path.stat().st_size)
             table = _csv(path.read_text(encoding="utf-8-sig"))
         else:
             raise ReadError(path, "actions are read from .npy and .csv files")
@@ -33,15 +38,20 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
         raise
     except OSError as error:
         raise ReadError(path, error.strerror or "it cannot be read") from error
-    except (ValueError, TypeError, EOFError, MemoryError, tokenize.TokenError) as error:
+    except (
+        ArithmeticError, EOFError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError, tokenize.TokenError
+    ) as error:  # fmt: skip
         raise ReadError(path, f"it is not a table of numbers ({error})") from error
     return to_actions(path, table)
 
 
 def to_actions(path: Path, values: np.ndarray) -> Float32[np.ndarray, "T A"]:
     """Numbers [T, A] or [T] that were read from a file; raises ReadError as `read_actions` does."""
+    if values.dtype.kind not in "buif":
+        raise ReadError(path, f"it is not a table of numbers but of {values.dtype}")
+    _check_size(path, 4 * values.size)
     try:
-        table = np.asarray(values, np.float32)
+        table = np.array(values, np.float32)
     except (ValueError, TypeError) as error:
         raise ReadError(path, f"it is not a table of numbers ({error})") from error
     if table.ndim == 1:
@@ -51,6 +61,11 @@ def to_actions(path: Path, values: np.ndarray) -> Float32[np.ndarray, "T A"]:
     if not np.isfinite(table).all():
         raise ReadError(path, f"row {int((~np.isfinite(table)).any(1).argmax())} has a number that is not finite")
     return table
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > (most := most_bytes()):
+        raise ReadError(path, f"its table takes over {most / 1e9:g} GB: cut it, or set $KINEMA_MOST_GB higher")
 
 
 def _csv(text: str) -> np.ndarray:

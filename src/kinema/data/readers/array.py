@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tokenize
 import zipfile
 import zlib
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from kinema.data.array_headers import HEADER_LOCK
-from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError
+from kinema.data.array_headers import HEADER_LOCK, check_header
+from kinema.data.limits import most_bytes, most_members
+from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError, by_rows, check_pixels
 
 __all__ = ["ArrayReader"]
 
@@ -50,6 +52,7 @@ class ArrayReader(Reader):
                 for name, array in arrays.items():
                     if _layout(array) is not None:
                         many = len(array.shape) == 5
+                        _check_count(path, array)
                         names = [f"{name}[{k}]" for k in range(array.shape[0])] if many else [name]
                         found += [Clip(path, member) for member in names]
                 return found
@@ -67,8 +70,12 @@ class ArrayReader(Reader):
         """The size, rate and number of frames."""
         with _arrays(clip.path) as arrays:
             array, layout = _frames_of(clip, arrays)
-            fps = float(np.ravel(arrays[RATE].read(None))[0]) if RATE in arrays else NOMINAL_FPS
+            rate = arrays.get(RATE)
+            if rate is not None and math.prod(rate.shape) != 1:
+                raise ReadError(clip.path, f"its fps is an array of shape {rate.shape}: give one number")
+            fps = float(np.ravel(rate.values(clip.path, None))[0]) if rate is not None else NOMINAL_FPS
             sizes = dict(zip(layout, array.shape[-len(layout) :], strict=True))
+            check_pixels(clip.path, sizes["W"], sizes["H"])
         if not 0 < fps < float("inf"):
             raise ReadError(clip.path, f"its fps is {fps:g}")
         return ClipInfo(sizes["W"], sizes["H"], fps, None, sizes["T"], sizes["T"] / fps)
@@ -78,7 +85,7 @@ class ArrayReader(Reader):
         fps = self.info(clip).fps
         with _arrays(clip.path) as arrays:
             array, layout = _frames_of(clip, arrays)
-            values = array.read(_number(clip, array))
+            values = array.values(clip.path, _number(clip, array))
         values = np.moveaxis(values, layout.index("T"), 0)
         if "C" not in layout:
             values = values[..., None]
@@ -94,7 +101,7 @@ class ArrayReader(Reader):
             array, _ = _frames_of(clip, arrays)
             if array.dtype == np.uint8:
                 return []
-            values = array.read(_number(clip, array))
+            values = array.values(clip.path, _number(clip, array))
         return [f"values of {_conversion(clip, array, values)[1]} are black to white"]
 
 
@@ -102,6 +109,13 @@ class ArrayReader(Reader):
 def _fingerprint(path: Path, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _check_count(path: Path, array: _Stored) -> None:
+    """Raise ReadError for an array of more clips than `most_members`."""
+    if len(array.shape) == 5 and array.shape[0] > (most := most_members()):
+        fix = f"split it, or set $KINEMA_MOST_FRAMES above {10 * most}"
+        raise ReadError(path, f"it has an array of {array.shape[0]} clips, over {most}: {fix}")
 
 
 def _number(clip: Clip, array: _Stored) -> int | None:
@@ -116,6 +130,16 @@ class _Stored:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[int | None], np.ndarray]  # the entry of this number of axis 0, or all of it
+    least: int = 0  # bytes of memory that reading takes at least
+    is_mapped: bool = False  # whether it takes none
+
+    def values(self, path: Path, k: int | None) -> np.ndarray:
+        """What is read of the file `path`; raises ReadError where it takes more memory than `most_bytes`."""
+        size = max(self.least, math.prod(self.shape if k is None else self.shape[1:]) * self.dtype.itemsize)
+        if size > (most := most_bytes()) and not self.is_mapped:
+            takes = f"an array of {size / 1e9:.3g} GB, over {most / 1e9:g}"
+            raise ReadError(path, f"reading it takes {takes}: save it as .npy, or set $KINEMA_MOST_GB higher")
+        return np.asarray(self.read(k))  # HDF5 gives a number for a scalar
 
 
 @contextmanager
@@ -129,8 +153,11 @@ def _arrays(path: Path) -> Iterator[dict[str, _Stored]]:
                 yield _of_npz(path, path.stat().st_mtime_ns)
             else:
                 with HEADER_LOCK:
+                    with path.open("rb") as file:
+                        check_header(file)
                     array = np.load(path, mmap_mode="r", allow_pickle=False)
-                yield {"": _Stored(array.shape, array.dtype, lambda k: array if k is None else array[k])}
+                read = lambda k: array if k is None else array[k]  # noqa: E731
+                yield {"": _Stored(array.shape, array.dtype, read, is_mapped=True)}
     except ReadError:
         raise
     except DAMAGED as error:
@@ -145,11 +172,13 @@ def _of_npz(path: Path, changed: int) -> dict[str, _Stored]:
     with zipfile.ZipFile(path) as file:
         for name in file.namelist():
             with suppress(ValueError), HEADER_LOCK, file.open(name) as member:  # what is no array says nothing
+                check_header(member)
                 version = np.lib.format.read_magic(member)
                 headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
                 shape, _, dtype = headers[version[0] > 1](member)
                 read = partial(_read_npz, path, changed, name)
-                found[name.removesuffix(".npy")] = _Stored(shape, dtype, read)
+                whole = math.prod(shape) * dtype.itemsize  # which one entry needs too
+                found[name.removesuffix(".npy")] = _Stored(shape, dtype, read, whole)
     return found
 
 
@@ -176,7 +205,8 @@ def _of_hdf5(path: Path, stack: ExitStack) -> dict[str, _Stored]:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             if item.external or item.is_virtual:
                 raise ReadError(path, f"its array {name} is in another file, which is not opened")
-            found[name] = _Stored(item.shape, item.dtype, lambda k: item[()] if k is None else item[k])
+            chunk = math.prod(item.chunks or (0,)) * item.dtype.itemsize
+            found[name] = _Stored(item.shape, item.dtype, lambda k: item[()] if k is None else item[k], chunk)
 
     file.visititems(add)
     return found
@@ -208,6 +238,7 @@ def _frames_of(clip: Clip, arrays: Mapping[str, _Stored]) -> tuple[_Stored, str]
     if array is None or layout is None:
         shapes = ", ".join(str(one.shape) for one in arrays.values()) or "none"
         raise ReadError(clip.path, f"clips are arrays [T, H, W] or [T, H, W, 3], and its shapes are {shapes}")
+    _check_count(clip.path, array)
     return array, layout
 
 
@@ -239,12 +270,14 @@ def _extremes(path: Path, changed: int, name: str) -> tuple[float, float]:
     """The least and the greatest value of an array of many clips, read clip by clip."""
     with _arrays(path) as arrays:
         array = arrays[name]
-        ends = [(float(one.min()), float(one.max())) for one in map(array.read, range(array.shape[0]))]
+        ends = [(float(one.min()), float(one.max())) for one in (array.values(path, k) for k in range(array.shape[0]))]
     return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def _to_rgb(frame: np.ndarray, convert: tuple[float, float]) -> UInt8[np.ndarray, "H W 3"]:
     add, factor = convert
     if frame.dtype != np.uint8:
-        frame = np.rint((frame.astype(np.float32) + add) * factor).clip(0, 255).astype(np.uint8)
+        frame = by_rows(
+            lambda rows: np.rint((rows.astype(np.float32) + add) * factor).clip(0, 255).astype(np.uint8), frame
+        )
     return np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))

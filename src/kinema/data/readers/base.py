@@ -13,19 +13,20 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from kinema.data.limits import most_frames, most_pixels
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.errors import ReadError
 from kinema.registry import READERS
 
 __all__ = [
     "MAX_FRAME_SECONDS",
-    "MOST_PIXELS",
     "NOMINAL_FPS",
     "Clip",
     "ClipInfo",
     "DecodeFrame",
     "ReadError",
     "Reader",
+    "by_rows",
     "check_pixels",
     "clip_info",
     "find_reader",
@@ -41,11 +42,11 @@ T = TypeVar("T")
 
 DecodeFrame = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
 
-MOST_PIXELS = 2**25  # of a picture; 7680x4320 are fewer
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
 MAX_FRAME_SECONDS = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
 ROUNDED = 6e-3  # seconds that a frame may come late where frames are taken by time, as a GIF rounds to hundredths
 EARLY = 0.25  # of an interval; the same where frames are many
+BLOCK = 2**20  # pixels that are converted at once
 TOLERANCE = 1e-3  # seconds; Matroska and FLV round time stamps to the millisecond, so a frame may come this much late
 
 
@@ -127,12 +128,14 @@ class Reader(ABC):
     def numbered(
         self, clip: Clip, fps: float | None = None, threads: int = 0
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
-        """Yield the same frames, each with its number among all frames of the clip."""
-        known, frame = -1, None
+        """Yield the same frames, each with its number among all frames of the clip; raises ReadError for too many."""
+        known, frame, most = -1, None, most_frames()
         timed: Iterable[tuple[float, float, DecodeFrame]] = self.recording(clip, threads)
         if clip.fps is not None:
             timed = ((k / clip.fps, 1 / clip.fps, picture) for k, (_, _, picture) in enumerate(timed))
-        for number, picture in select_frames(timed, clip, fps):
+        for count, (number, picture) in enumerate(select_frames(timed, clip, fps)):
+            if count == most:
+                raise ReadError(clip.path, f"it has over {most} frames: cut it, or set $KINEMA_MOST_FRAMES higher")
             if number != known or frame is None:  # not shown again
                 try:
                     known, frame = number, picture()
@@ -202,15 +205,31 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
 
 
 def check_pixels(path: Path, width: int, height: int) -> None:
-    """Raise ReadError for pictures of more pixels than `MOST_PIXELS`, before they are decoded."""
-    if width * height > MOST_PIXELS:
-        raise ReadError(path, f"its pictures of {width}x{height} are larger than 8K: make them smaller first")
+    """Raise ReadError for pictures of more pixels than `most_pixels`, before they are decoded."""
+    if width * height > (most := most_pixels()):
+        large = f"its pictures of {width}x{height} have over {most} pixels"
+        raise ReadError(path, f"{large}: make them smaller, or set $KINEMA_MOST_PIXELS higher")
 
 
 def over_black(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
     """Pixels with an alpha channel, blended over black."""
+    out = np.ascontiguousarray(rgba[..., :3])
+    if rgba[..., 3].min() == 255:
+        return out
+    return by_rows(_blended, rgba)
+
+
+def _blended(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
     wide = rgba.astype(np.uint16)
     return ((wide[..., :3] * wide[..., 3:] + 127) // 255).astype(np.uint8)
+
+
+def by_rows(convert: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """What `convert` makes of an image [H, W, ...], some rows at once: of all, wider numbers may take gigabytes."""
+    step = max(1, BLOCK // max(1, image.shape[1]))
+    if len(image) <= step:
+        return convert(image)
+    return np.concatenate([convert(image[top : top + step]) for top in range(0, len(image), step)])
 
 
 def read_frames(path: str | Path, *, fps: float | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import av
@@ -13,7 +13,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from jaxtyping import Float32, UInt8, UInt16
 
-from kinema.data.readers.base import over_black
+from kinema.data.readers.base import by_rows, over_black
 
 __all__ = ["Display", "high_range", "is_possible", "square_size", "swaps_sides"]
 
@@ -55,7 +55,7 @@ class Display:
             threads=1,
         ).to_ndarray()
         if wide:
-            image = _standard_range(image, frame.color_trc)
+            image = by_rows(partial(_standard_range, transfer=frame.color_trc), image)
         elif transparent:
             image = over_black(image)
         return np.ascontiguousarray(_upright(image, frame))

@@ -6,10 +6,13 @@ from pathlib import Path
 
 __all__ = ["ReadError"]
 
+LONGEST = 400  # characters of a reason, which may quote a file
+
 
 class ReadError(ValueError):
     """A file that cannot be used, in one line: `reason` says what is wrong, the message names the file too."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        self.path, self.reason = path, " ".join(reason.split())
+        reason = " ".join(reason.split())
+        self.path, self.reason = path, reason if len(reason) <= LONGEST else f"{reason[:LONGEST]}..."
         super().__init__(" ".join(f"{path}: {self.reason}".splitlines()))  # a name may have several lines too

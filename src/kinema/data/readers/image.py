@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from kinema.data.limits import most_pages, most_pixels
 from kinema.data.readers.base import (
     NOMINAL_FPS,
     Clip,
@@ -34,6 +35,7 @@ DAMAGED = (  # what Pillow raises of files that are damaged
     ValueError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 ORIENTATION = 0x0112  # the tag of EXIF
+TILE = 0x0142, 0x0143  # the tags of TIFF with the width and height of a tile, which may be larger than the picture
 DEEP = "grey of 16 bits, of which the upper 8 are kept: if it is depth, scale it to 8 bits first"
 
 
@@ -49,11 +51,11 @@ class ImageReader(Reader):
     def info(self, clip: Clip) -> ClipInfo:
         """The size of the frames, and how many there are."""
         with _opened(clip.path) as image:
-            count, (width, height) = _pages(image), _upright_size(image)
-            seconds = 0.0
-            for page in range(count):
+            count, (width, height) = _pages(clip.path, image), _upright_size(image)
+            seconds = count / NOMINAL_FPS if image.format == "TIFF" else 0.0
+            for page in range(count if not seconds else 0):
                 if count > 1:
-                    image.seek(page + _first_page(image))
+                    _turn_to(clip.path, image, page)
                 seconds += _seconds(image)
         if count == 1:
             count = _squares_of(clip.path, width, height)
@@ -63,10 +65,10 @@ class ImageReader(Reader):
     def recording(self, clip: Clip, threads: int = 0) -> Iterator[tuple[float, float, DecodeFrame]]:
         """Yield the pages or the squares, upright, anything transparent laid over black."""
         with _opened(clip.path) as image:
-            if (count := _pages(image)) > 1:
+            if (count := _pages(clip.path, image)) > 1:
                 start = 0.0
                 for page in range(count):
-                    image.seek(page + _first_page(image))
+                    _turn_to(clip.path, image, page)
                     frame, seconds = _to_rgb(image), _seconds(image)
                     yield start, seconds, partial(np.asarray, frame)
                     start += seconds
@@ -104,7 +106,7 @@ def is_still(path: Path, squares: int = 1) -> bool:
     if path.suffix.lower() not in SUFFIXES:
         return False
     with _opened(path) as image:
-        return _pages(image) == 1 and _squares(*_upright_size(image)) <= squares
+        return _pages(path, image) == 1 and _squares(*_upright_size(image)) <= squares
 
 
 def _squares(width: int, height: int) -> int:
@@ -123,21 +125,51 @@ def _squares_of(path: Path, width: int, height: int) -> int:
 @contextmanager
 def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """The image, not decoded yet; Pillow's errors, here or in the body, become ReadErrors."""
+    most = most_pixels()
+    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:  # which Pillow warns of
+        Image.MAX_IMAGE_PIXELS = most
     try:
         with Image.open(path if content is None else BytesIO(content), formats=FORMATS) as image:
             check_pixels(path, *image.size)
+            if image.format == "TIFF":
+                check_pixels(path, *(int(image.tag_v2.get(tag) or 1) for tag in TILE))  # pyright: ignore[reportAttributeAccessIssue]
             yield image
     except FileNotFoundError:
         raise ReadError(path, "there is no such file") from None
     except ReadError:
         raise
+    except Image.DecompressionBombError:
+        large = f"its pictures have over {most} pixels"
+        raise ReadError(path, f"{large}: make them smaller, or set $KINEMA_MOST_PIXELS higher") from None
     except DAMAGED as error:
         raise ReadError(path, f"Pillow cannot read it ({error})") from error
 
 
-def _pages(image: Image.Image) -> int:
-    """The frames of an animation or pages of a stack; those after a photo's first are its preview."""
-    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1) - _first_page(image)
+def _pages(path: Path, image: Image.Image) -> int:
+    """The frames of an animation or pages of a stack; those after a photo's first are its preview.
+
+    Raises ReadError where there are over `most_pages`.
+    """
+    if image.format == "MPO":
+        return 1
+    many, most = False, most_pages()
+    if image.format in {"GIF", "TIFF"}:  # which do not say how many: Pillow would look through all of them
+        with suppress(EOFError):
+            for page in range(1, most + 1):
+                image.seek(page)
+            many = True
+        image.seek(0)
+    if many or (count := getattr(image, "n_frames", 1) - _first_page(image)) > most:
+        raise ReadError(
+            path, f"it has over {most} pages: make it a video, or set $KINEMA_MOST_FRAMES above {100 * most}"
+        )
+    return count
+
+
+def _turn_to(path: Path, image: Image.Image, page: int) -> None:
+    """Go to a page, whose size may be its own."""
+    image.seek(page + _first_page(image))
+    check_pixels(path, *image.size)
 
 
 def _first_page(image: Image.Image) -> int:
@@ -169,4 +201,7 @@ def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in {"I", "F"}:
         raise ValueError(f"its values are of mode {image.mode}, not 8 or 16 bits")
-    return over_black(np.asarray(ImageOps.exif_transpose(image).convert("RGBA")))
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        return over_black(np.asarray(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))

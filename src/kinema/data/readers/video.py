@@ -21,9 +21,9 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import Float32, UInt8
 
+from kinema.data.limits import most_bytes, most_pages, most_pixels
 from kinema.data.readers.base import (
     MAX_FRAME_SECONDS,
-    MOST_PIXELS,
     NOMINAL_FPS,
     Clip,
     ClipInfo,
@@ -55,7 +55,8 @@ LOST = 0.25  # share of the bytes of the missing time
 SEEKABLE = ("mov", "matroska")  # how the names of formats begin whose keyframes are found by time
 MARGIN = 3  # frames between a keyframe and a stretch: deinterlacing takes pixels of the frame before
 BACK = (0, 1, 4, 16, 64)  # seconds, tried in turn: what is found may be too late where frames are out of order
-LIMITS = {"max_pixels": str(MOST_PIXELS)}  # of every frame, whatever its header says
+ANIMATIONS = {"gif", "apng"}  # formats whose frames are pages
+SOUND_SHARE = 4  # times that a sound is in memory while it is read, mixed and rounded
 DEMUXERS = """
     aac ac3 aiff amr ape apng asf au av1 avi avs2 caf dhav dnxhd dts dv eac3 flac flic flv gif gxf h261 h263 h264 hevc
     ivf ivr j2k_pipe jpegxl_anim jpegxl_pipe m4v matroska mjpeg mjpeg_2000 mov mp3 mpeg mpegts mpegvideo mxf nistsphere
@@ -63,7 +64,7 @@ DEMUXERS = """
 """.split()  # noqa: SIM905
 # FFmpeg goes by what is in a file. Without these, a playlist that is called a.mp4 (HLS, ffconcat, SDP), and by its name
 # alone an "x%d.j2k", would make it read other files, or call addresses. Each of these demuxers reads its one file.
-OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)} | LIMITS
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)}
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1f]")  # characters that no text has
 
 
@@ -176,7 +177,7 @@ class VideoReader(Reader):
                 kept.append(sound[round(at * rate) : round((a + MAX_FRAME_SECONDS) * rate)])
                 at = b
         kept.append(sound[round(at * rate) : None if stop is None else round(stop * rate)])
-        return np.concatenate(kept)
+        return np.concatenate(kept) if len(kept) > 1 else kept[0]
 
 
 class _SoundTrack:
@@ -188,6 +189,7 @@ class _SoundTrack:
         self._resampler = av.AudioResampler(format="flt", rate=rate)
         self._pieces: list[np.ndarray] = []
         self._end = 0.0  # seconds
+        self._left = most_bytes() // SOUND_SHARE // 4  # samples that may come
 
     def add(self, frame: av.AudioFrame) -> None:
         """Append a decoded frame; raises ReadError where more is missing before it than can be right."""
@@ -204,18 +206,32 @@ class _SoundTrack:
             raise ReadError(self.path, f"its sound is damaged: {missing:.0f} s are missing after {self._end:.2f} s")
         if missing > SILENCE:
             self._flush()
-            self._pieces.append(np.zeros((1, round(missing * self.rate)), np.float32))
+            self._append([np.zeros((1, round(missing * self.rate)), np.float32)])
             self._end = time
-        self._pieces += map(_mono, self._resampler.resample(frame))
+        self._append(map(_mono, self._resampler.resample(frame)))
         self._end += frame.samples / frame.sample_rate
 
     def sound(self) -> Float32[np.ndarray, " samples"]:
         """All of it."""
         self._flush()
-        return np.concatenate(self._pieces, axis=1)[0].clip(-1, 1) if self._pieces else np.zeros(0, np.float32)
+        if not self._pieces:
+            return np.zeros(0, np.float32)
+        sound = np.concatenate(self._pieces, axis=1)[0]
+        self._pieces.clear()
+        return sound.clip(-1, 1, out=sound)
+
+    def _append(self, pieces: Iterable[Float32[np.ndarray, "1 samples"]]) -> None:
+        for piece in pieces:
+            self._left -= piece.size
+            if self._left < 0:
+                minutes = most_bytes() // SOUND_SHARE // 4 / self.rate / 60
+                raise ReadError(
+                    self.path, f"it has over {minutes:.0f} minutes of sound: cut it, or set $KINEMA_MOST_GB higher"
+                )
+            self._pieces.append(piece)
 
     def _flush(self) -> None:
-        self._pieces += map(_mono, self._resampler.resample(None))
+        self._append(map(_mono, self._resampler.resample(None)))
         self._resampler = av.AudioResampler(format="flt", rate=self.rate)
 
 
@@ -333,7 +349,13 @@ def _decode(
         def damage(reason: str) -> ReadError:
             return ReadError(path, f"{reason} after {last - (origin or 0.0):.2f} s")
 
+        pages, most = 0, most_pages() if container.format.name in ANIMATIONS else None
         for packet in packets:
+            pages += packet.size > 0
+            if most is not None and pages > most:
+                raise ReadError(
+                    path, f"it has over {most} pages: make it a video, or set $KINEMA_MOST_FRAMES above {100 * most}"
+                )
             if packet.is_corrupt:
                 raise damage("it is damaged or cut short")
             if packet.stream.index != stream.index:  # of the last, empty packets stream_index is 0
@@ -449,11 +471,18 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     container = None
     try:
         # "file:" because FFmpeg would take a name such as "take:1.mp4" for a protocol.
-        with av.open(f"file:{path}", metadata_errors="replace", options=OPTIONS) as container:
+        with av.open(f"file:{path}", metadata_errors="replace", options=OPTIONS | _limits()) as container:
             yield container
     except FFmpegError as error:
         reason = error.strerror if container is not None else _why_not_opened(path, error)
+        if container is not None and isinstance(error, ArgumentError):  # which is all that FFmpeg says of it
+            reason = f"{reason}, such as pictures of over {most_pixels()} pixels, which $KINEMA_MOST_PIXELS can allow"
         raise ReadError(path, f"FFmpeg cannot read it ({reason})") from error
+
+
+def _limits() -> dict[str, str]:
+    """FFmpeg's limit of every frame, whatever its header says."""
+    return {"max_pixels": str(most_pixels())}
 
 
 def _why_not_opened(path: Path, error: FFmpegError) -> str:
@@ -473,7 +502,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     if stream.codec_context is None:
         raise ReadError(path, "FFmpeg has no decoder for its video track")
     check_pixels(path, stream.width, stream.height)
-    stream.codec_context.options = LIMITS
+    stream.codec_context.options = _limits()
     return stream
 
 

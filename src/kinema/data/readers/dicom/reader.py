@@ -14,16 +14,19 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
+from kinema.data.limits import most_frames
 from kinema.data.readers.base import NOMINAL_FPS, Clip, ClipInfo, DecodeFrame, Reader, ReadError, check_pixels
 from kinema.data.readers.dicom.display import Levels, black_and_white, needs_range, stored_levels, to_rgb
 from kinema.data.readers.dicom.header import TAGS, Box, frame_starts, patient_group, patient_number, tissue_regions
 from kinema.data.readers.dicom.jpeg import CODECS, check_size, decode_jpeg
+from kinema.data.readers.dicom.rle import check_rle
 from kinema.data.readers.video import VideoReader
 
 __all__ = ["DICOMReader"]
 
 DECODERS = ("pydicom", "pillow", "pylibjpeg")  # of pydicom; its "gdcm" ends the program at some damaged frames
 VIDEO = "1.2.840.10008.1.2.4.10"  # how the transfer syntaxes of MPEG-2, MPEG-4 and HEVC begin (PS3.5, 10.6 to 10.13)
+RLE = "1.2.840.10008.1.2.5"
 UNDEFINED = 0xFFFFFFFF  # length of encapsulated pixels
 
 
@@ -206,6 +209,9 @@ def _cine(path: Path) -> Iterator[_Cine]:
                 f"it is damaged or cut short: its header states {count} frames of {width}x{height} pixels, which need "
                 f"{needed} bytes or more, and there are {left}",
             )
+        if count > (most := most_frames()):
+            large = f"its header states {count} frames, over {most}"
+            raise ReadError(path, f"{large}: cut it, or set $KINEMA_MOST_FRAMES higher")
         boxes = tissue_regions(header)
         largest = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=(0, 0, width, height))
         yield _Cine(path, file, header, count, begin, largest, len(boxes))
@@ -265,7 +271,9 @@ def _by_pydicom(cine: _Cine) -> Iterator[np.ndarray]:
     frames = pixels.iter_pixels(cine.path, decoding_plugin=plugin)
     if not syntax.is_encapsulated:
         return frames
-    checked = (check_size(data, (cine.header.Rows, cine.header.Columns)) for data in _compressed(cine))
+    shape = cine.header.Rows, cine.header.Columns
+    check = check_rle if syntax == RLE else check_size
+    checked = (check(data, shape) for data in _compressed(cine))
     return (frame for _, frame in zip(checked, frames, strict=False))  # each is checked before it is decoded
 
 

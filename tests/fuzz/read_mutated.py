@@ -1,4 +1,4 @@
-"""Read mutated copies of valid inputs, a line of JSON for each: run by test_mutations.py in a process of its own.
+"""Read mutated copies of valid inputs, a line of JSON for each: run by test_readers.py in a process of its own.
 
     python read_mutated.py FOLDER DOOR FIRST STOP
 
