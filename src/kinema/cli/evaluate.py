@@ -133,8 +133,7 @@ def write_report(
     write_text(folder / "report.html", html_page(report, clips, plots, groups))
     write_text(folder / "report.md", markdown(report))
     values = [result.to_dict() for result in results]
-    write_text(folder / "results.json", json.dumps(values, indent=1, allow_nan=False) + "
-")
+    write_text(folder / "results.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
     say(f"wrote {folder / 'report.html'}, report.md and results.json")
 
 
