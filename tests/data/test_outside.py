@@ -144,3 +144,10 @@ def test_html_shows_no_markup_of_others() -> None:
     page = html_page(Report(hostile, hostile, [Section(hostile, hostile, [table], (hostile,), (hostile,))]))
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert not raw(page.replace("\t", " "))
+
+
+def test_the_choice_reads_outside_if_it_may(clips: Path, kinema: Callable[..., tuple[int, str, str]]) -> None:
+    (clips / "metadata.csv").write_text("file_name\n../secret.npy\n")
+    words = "data", "check", clips, "--data.frames", 2, "--out", clips.parent / "sheet.png"
+    assert kinema(*words)[0] == 2
+    assert "2 found, 1 usable" in kinema(*words, "--data.outside")[1]

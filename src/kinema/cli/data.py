@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> None:
     choice, cls = None, Arguments
     if words and not words[0].startswith("-") and not {"-h", "--help"} & {*words}:
         label, camera = flag_value(words, "--data.label", "label"), flag_value(words, "--data.camera", "")
-        choice = choose(words[0], detect_runtime(), label, camera)
+        choice = choose(words[0], detect_runtime(), label, camera, "--data.outside" in words)
         default = ("data", DataConfig, field(default=choice.experiment.data))
         cls = make_dataclass("Complete", [default], bases=(Arguments,), frozen=True)
     arguments = parse(cls, "kinema data check", words, description=inspect.getdoc(Arguments))

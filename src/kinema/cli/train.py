@@ -126,7 +126,8 @@ def parse_experiment(words: Sequence[str], cls: type[Arguments], prog: str) -> t
                 f"a family, one of {', '.join(FAMILIES.names)}"
             )
         label, camera = flag_value(words, "--data.label", "label"), flag_value(words, "--data.camera", "")
-        choice = choose(data, detect_runtime(flag_value(words, "--device", "auto")), label, camera)
+        runtime = detect_runtime(flag_value(words, "--device", "auto"))
+        choice = choose(data, runtime, label, camera, "--data.outside" in words)
         experiment, reasons = choice.experiment, choice.reasons
     else:
         experiment = preset(family, flag_value(words, "--preset", name if name in SHIPPED else "cpu"))

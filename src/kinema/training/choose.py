@@ -49,11 +49,11 @@ class Choice:
     reasons: tuple[Reason, ...]
 
 
-def choose(source: str, runtime: Runtime, label: str = "label", camera: str = "") -> Choice:
+def choose(source: str, runtime: Runtime, label: str = "label", camera: str = "", outside: bool = False) -> Choice:
     """The experiment for a folder of clips or a world on this machine; only the heads of some files are read.
 
-    `label` is the column of labels, or "none", and `camera` one of several, as those of `DataConfig`. Raises ValueError
-    for a folder without clips that can be opened.
+    `label` is the column of labels, or "none", `camera` one of several, `outside` whether files outside of it are
+    read, as those of `DataConfig`. Raises ValueError for a folder without clips that can be opened.
     """
     experiment = preset("latent-dit", "cpu")
     network = "the size for a laptop"
@@ -67,11 +67,11 @@ def choose(source: str, runtime: Runtime, label: str = "label", camera: str = ""
     ]
     if source in WORLDS:
         return Choice(replace(experiment, data=replace(experiment.data, source=source)), tuple(reasons))
-    folder = scan(source, label, camera)
+    folder = scan(source, label, camera, outside)
     infos = survey(folder.clips)
     if not infos:
         raise ValueError(_no_clips(folder))
-    data = replace(experiment.data, source=source, label=label, camera=camera)
+    data = replace(experiment.data, source=source, label=label, camera=camera, outside=outside)
     for choice in (_time, _shape, _conditions):
         data, reason = choice(data, folder, infos)
         reasons.append(reason)
