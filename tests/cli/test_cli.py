@@ -21,6 +21,7 @@ from kinema.data.clips import DataConfig, open_source
 from kinema.data.readers.base import Clip, probe, read_frames
 from kinema.data.writing import contact_sheet, write_video
 from kinema.zoo import FORMAT
+from kinema.zoo.files import codec_file, write_manifest
 
 SMALL = ["--data.frames", "8", "--data.height", "16", "--data.width", "16"]
 TINY = ["--family.ngf", "4", "--family.ndf", "4", "--train.batch", "2", "--device", "cpu", *SMALL]
@@ -352,16 +353,17 @@ def test_damaged_and_foreign_checkpoints(run_copy, tmp_path, refused):
     weights = load(complete)
 
     generator.write_bytes(complete[: len(complete) // 2])
-    assert "generator.safetensors: truncated" in refused("sample", run_copy, *out)
+    assert "generator.safetensors: damaged" in refused("sample", run_copy, *out)
     foreign = tmp_path / "foreign.safetensors"
     save_file(weights, foreign)
     assert "foreign.safetensors: not a kinema model" in refused("sample", foreign, *out)
     foreign.write_text("hello")
     says = refused("sample", foreign, *out)
-    assert "foreign.safetensors: truncated or not a kinema file" in says and "remove" not in says
+    assert "foreign.safetensors: damaged or not a kinema file" in says and "remove" not in says
 
     def with_config(text: str) -> Path:
         save_file(weights, generator, metadata={"kinema": text})
+        write_manifest(generator.parent, codec_file(generator))
         return run_copy
 
     config = json.loads((generator.parent / "config.json").read_text())
@@ -371,7 +373,7 @@ def test_damaged_and_foreign_checkpoints(run_copy, tmp_path, refused):
     assert "not a kinema" in refused("sample", with_config(json.dumps({"format": FORMAT})), *out)
     assert "not a kinema" in refused("sample", with_config("not JSON"), *out)
     wider = config | {"family": config["family"] | {"ngf": 8}}
-    assert "not those of its configuration" in refused("sample", with_config(json.dumps(wider)), *out)
+    assert "generator: the tensor " in refused("sample", with_config(json.dumps(wider)), *out)
     other = config | {"family": {"name": "transmogrifier"}}
     assert "no family 'transmogrifier'" in refused("sample", with_config(json.dumps(other)), *out)
 

@@ -20,6 +20,7 @@ from kinema.data.writing import write_video
 from kinema.sampling.model import Model, load
 from kinema.sampling.request import GenerateRequest
 from kinema.zoo import files
+from kinema.zoo.files import codec_file, write_manifest
 
 CLICK = "a red ball bouncing"
 
@@ -256,6 +257,7 @@ def test_weights_beyond_half_precision_are_not_halved(refused, trained: Path, tm
         tensors, metadata = {n: content.get_tensor(n) for n in content.keys()}, content.metadata()  # noqa: SIM118
     tensors["patches.head.bias"][0] = 1e6
     save_file(tensors, file, metadata)
+    write_manifest(file.parent, codec_file(file))
     out = tmp_path / "x.safetensors"
     assert "patches.head.bias has weights that float16 cannot hold" in refused(
         "export", tmp_path / "run", "--out", out, "--half"

@@ -133,7 +133,8 @@ def together(server, make_place, train_words, states, results, table) -> Callabl
         for name in ended_well - {"train", "resume"}:
             made = contents(place / "made" / name.replace(" ", "-"))
             assert made in alone(name), f"{name} made what it makes of no state of the run: {sorted(made)}"
-        assert not [path for path in place.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
+        hidden = [path for path in place.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
+        assert not [path for path in hidden if path.name != ".lock"]
         if not trainings:
             return
         if "train" in trainings:

@@ -102,7 +102,7 @@ class StoredArray:
 
         One plain read is several times as fast as opening a memory map.
         """
-        stop = min(stop, self.shape[0])
+        start, stop = min(start, self.shape[0]), min(stop, self.shape[0])
         first = start - start % self.block
         last = min(-(-stop // self.block) * self.block, self.shape[0])
         row = math.prod(self.shape[1:])

@@ -67,8 +67,10 @@ def available_memory(device: torch.device) -> float:
 
 def _address_space() -> float:
     """Bytes that may still be mapped where `ulimit -v` limits this process; infinite without a limit."""
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return math.inf

@@ -101,16 +101,16 @@ class Trainer:
         if codec is not None and origin is not None and origin in CODECS:
             self._calibrate(codec, origin)
         elif codec is not None and origin is not None:
-            weights = load_codec(origin)[1]
+            weights, what = load_codec(origin)[1], f"{origin}: its weights are not those of the codec here"
             try:
-                check_tensors(weights, codec.inference_state(), origin)
+                check_tensors(weights, codec.inference_state(), what)
             except ValueError as error:
                 raise ValueError(f"{error}: name the codec with --family.codec") from error
             codec.load_inference_state(weights)
         if (origin := self.config.init_from) is not None:
-            weights = load_model(origin).generator
+            weights, what = load_model(origin).generator, f"{origin}: its weights are of another network"
             try:
-                check_tensors(weights, self.family.generator.state_dict(), origin)
+                check_tensors(weights, self.family.generator.state_dict(), what)
             except ValueError as error:
                 raise ValueError(
                     f"{error}: start from a model of the same family, settings, size of frames and kinds of conditions"

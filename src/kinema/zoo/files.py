@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from kinema.data.writing import atomic_path
 
 __all__ = [
     "CODEC",
@@ -165,23 +168,25 @@ def export(name: str | Path, out: Path, config: dict[str, Any], half: bool = Fal
         tensors = {n: x.half() if x.is_floating_point() else x for n, x in tensors.items()}
         if broken := [n for n, x in tensors.items() if not x.isfinite().all()]:
             raise ValueError(f"{name}: {broken[0]} has weights that float16 cannot hold: export without --half")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_file(temporary, encode_model(tensors, config))
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} could not be written: {error.strerror or error}") from error
+    with atomic_path(out) as unfinished:
+        write_file(unfinished, encode_model(tensors, config))
     return out
 
 
 def encode_model(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> bytes:
-    """The bytes of a model file."""
+    """The bytes of a model file, with a checksum (CRC-32) of its configuration and tensors."""
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(packed, metadata={"kinema": json.dumps({"format": FORMAT, **config})})
+    metadata = {"kinema": json.dumps({"format": FORMAT, **config})}
+    return save(packed, metadata=metadata | {"crc32": _content_checksum(metadata, packed)})
+
+
+def _content_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """The CRC-32 of a model's configuration and of its tensors, on the CPU, with their names, types and shapes."""
+    found = zlib.crc32(metadata.get("kinema", "").encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -234,9 +239,13 @@ def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a safetensors file; raises ValueError if it is damaged or missing."""
     try:
         with safe_open(file, framework="pt") as content:
-            return content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        if "crc32" in metadata and metadata["crc32"] != _content_checksum(metadata, tensors):
+            raise ValueError("it is not what was saved, by its checksum")
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(damaged_message(file, error)) from error
+    return metadata, tensors
 
 
 def damaged_message(file: Path, error: Exception) -> str:

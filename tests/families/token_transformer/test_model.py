@@ -394,7 +394,7 @@ def test_the_end_of_a_caption_counts_once() -> None:
 def test_conditions_are_dropped_at_the_rate(text: int) -> None:
     label, captions = torch.tensor([0, 1, 1, 0]), ("up", "left", "left", "up")
     losses = []
-    for dropout, used in ((0.0, (label, captions)), (1 - 1e-9, (None, None))):
+    for dropout, used in ((0.0, (label, captions)), (0.999999, (None, None))):
         family = small(text=text, dropout=dropout)
         conditions = Conditions(text=captions, label=label)
         _, scalars = family._loss(Batch(clips(4), conditions), TrainStep.from_seed(0))
@@ -500,9 +500,9 @@ def test_a_codec_is_needed_and_it_must_make_tokens(tiny_codec: Callable[..., str
     [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"steps": 0}, {"confidence": -1.0}],
 )
 def test_settings_out_of_range_are_errors(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="token-transformer: "):
+    with pytest.raises(ValueError, match=rf"{next(iter(settings))} is .*: it must be "):
         TokenTransformerSampling(**settings)
-    with pytest.raises(ValueError, match="token-transformer: "):
+    with pytest.raises(ValueError, match="dropout is 1: it must be 0 to"):
         TokenTransformerConfig(dropout=1.0)
 
 

@@ -124,7 +124,7 @@ class LatentDiTConfig(LatentFamilyConfig):
             merged_hidden=(0, MOST_CHANNELS),
             heads=channels,
             shift=(1e-3, 1e4),
-            dropout=(0.0, 0.99),
+            dropout=(0.0, 0.999999),
             context_rate=(0.0, 1.0),
             staggered_rate=(0.0, 1.0),
         )

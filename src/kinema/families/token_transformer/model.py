@@ -117,7 +117,7 @@ class TokenTransformerConfig(LatentFamilyConfig):
             hidden=channels,
             depth=(1, MOST_BLOCKS),
             heads=channels,
-            dropout=(0.0, 0.99),
+            dropout=(0.0, 0.999999),
         )
 
     def fitted(self, spec: ClipSpec) -> TokenTransformerConfig:

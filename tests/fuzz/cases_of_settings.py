@@ -1,28 +1,23 @@
-"""Try hostile settings, one after another, and say what became of each: run by test_settings.py in another process."""
+"""Hostile settings: as plain values and in Python, in configurations of files, as flags and in the environment."""
 
 from __future__ import annotations
 
 import copy
-import faulthandler
 import io
 import json
 import os
 import random
 import re
-import resource
 import shutil
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from case import CPU, Case, Wrong
 
 import kinema.sampling.model as sampling
 from kinema.cli import anomalies, evaluate, generate, metrics, sample
@@ -39,7 +34,6 @@ from kinema.families.latent_dit import LatentDiTConfig
 from kinema.families.svg_lp import SVGLPConfig
 from kinema.presets import PRESETS
 from kinema.registry import CODECS, FAMILIES
-from kinema.runtime.device import Runtime
 from kinema.sampling.request import GenerateRequest, validate
 from kinema.training.loop import train
 from kinema.types import ClipSpec
@@ -54,10 +48,7 @@ POSSIBLE = ("0", "-1", "1e-320")  # what some flag takes of them
 NUMBERS: tuple[Any, ...] = (0, -1, 10**9, HUGE, -HUGE, 7 * 10**5000, 1e-320, float("nan"), float("inf"), -float("inf"))
 OTHERS: tuple[Any, ...] = (None, True, [], {}, [HUGE], {"a": 1}, "", "abc", "\ud800", "\0", DIGITS, 0.5, [[1], [2]])
 LARGEST = 2**63  # no number of a setting is beyond
-MEMORY = 4096  # MB of addresses beyond those of a process that is ready
-HELD = 2048  # MB of memory
 SPEC = ClipSpec(17, 32, 32, 10.0, ("a", "b"), ("a", "red", "star"), 2, True)
-CPU = Runtime(torch.device("cpu"), torch.float32)
 ENVIRONMENT = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "KINEMA_CACHE", "KINEMA_CACHE_GB", "COLUMNS", "LINES")
 SIZES = ["--data.frames", "8", "--data.height", "16", "--data.width", "16", "--train.batch", "2", "--steps", "1"]
 SMALL = {
@@ -69,18 +60,6 @@ SMALL = {
     "vgan": ["--family.ngf", "2", "--family.ndf", "2"],
     "video-vae": ["--family.hidden", "4", "--data.frames", "9"],
 }  # fmt: skip
-
-
-class Wrong(Exception):
-    """Hostile settings are accepted."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Settings, what they are, and what uses them: it raises ValueError where it refuses them."""
-
-    what: str
-    use: Callable[[], None]
 
 
 def shown(value: object) -> str:
@@ -327,9 +306,6 @@ def run_command(folder: Path, words: list[str], variables: dict[str, str], possi
         raise Wrong(f"it ends with {status}: {last[:200]}")
 
 
-DOORS = {"settings": settings_cases, "configurations": configuration_cases, "flags": flag_cases}
-
-
 def prepare(folder: Path) -> None:
     """Train the small models that the doors need, unless they are there."""
     if (folder / "ready").exists():
@@ -347,51 +323,3 @@ def prepare(folder: Path) -> None:
         pixels = np.random.default_rng(clip).integers(0, 256, (12, 32, 32, 3), np.uint8)
         write_video(folder / f"clips/{clip}.mp4", pixels, 10.0)
     (folder / "ready").touch()
-
-
-def main(folder: Path, first: int, counts: dict[str, int]) -> None:
-    faulthandler.enable()
-    torch.set_num_threads(1)
-    prepare(folder)
-    cases: list[tuple[str, Case]] = []
-    for door, count in counts.items():
-        made = DOORS[door](folder)
-        random.Random(door).shuffle(made)
-        cases += [(door, case) for case in made[:count]]
-    resident, limit = memory("VmRSS"), (memory("VmSize") + MEMORY) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    say("", "ready", 0.0, str(len(cases)))
-    for door, case in cases[first:]:
-        say(door, "begun", 0.0, case.what)
-        text, begun = "", time.monotonic()
-        try:
-            case.use()
-            outcome = "accepted and right"
-        except ValueError as error:
-            text = str(error)
-            outcome = "refused in one line" if text and "\n" not in text and len(text) < 2000 else "refused otherwise"
-        except Wrong as error:
-            outcome, text = "accepted and wrong", str(error)
-        except Exception as error:  # all that must not be
-            outcome, text = "traceback", f"{type(error).__name__}: {str(error)[:300]}"
-            traceback.print_exc()
-        if (held := memory("VmHWM") - resident) > HELD:
-            outcome, text = "over 2 GB", f"{held} MB held"
-            resident += held
-        say(door, outcome, time.monotonic() - begun, text)
-    say("", "done", 0.0, "")
-
-
-def memory(name: str) -> int:
-    """Memory of this process in MB: VmSize of its addresses, VmRSS that it holds, VmHWM that it held at most."""
-    found = re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) // 1024
-
-
-def say(door: str, outcome: str, seconds: float, text: str) -> None:
-    print(json.dumps([door, outcome, seconds, text]), file=sys.__stdout__, flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
