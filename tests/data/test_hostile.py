@@ -26,6 +26,7 @@ import pytest
 from PIL import Image
 
 from kinema.data.folder import scan
+from kinema.data.readers import base
 from kinema.data.readers.base import Clip, ReadError, find_reader, read_audio, read_frames
 
 APART = Path(__file__).with_name("read_apart.py")
@@ -442,3 +443,13 @@ def test_limits_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         find_reader(strip.path).info(strip)
     monkeypatch.setenv("KINEMA_MOST_PIXELS", "7e7")
     assert find_reader(strip.path).info(strip).frames == 4
+
+
+def test_what_memory_does_not_hold_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = Clip(tmp_path / "a.png")
+    strip.path.write_bytes(png(8000, 4000))
+    monkeypatch.setattr(base, "available_memory", lambda device: 1e9)
+    with pytest.raises(ReadError, match=r"8000x4000 may take 1\.2 GB, and 1\.0 GB are free: make them smaller"):
+        find_reader(strip.path).info(strip)
+    monkeypatch.setattr(base, "available_memory", lambda device: 2e9)
+    assert find_reader(strip.path).info(strip).frames == 2

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
 
 from kinema.data.limits import most_frames, most_pixels
 from kinema.data.readers.actions import read_actions
 from kinema.data.readers.errors import ReadError
 from kinema.registry import READERS
+from kinema.runtime.memory import available_memory
 
 __all__ = [
     "MAX_FRAME_SECONDS",
@@ -43,6 +45,8 @@ T = TypeVar("T")
 DecodeFrame = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
 
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
+PIXEL_BYTES = 36  # of memory that decoding takes for each pixel, at most: H.264 with 16 frames that others refer to
+LEAST_CHECKED = 2**27  # bytes
 MAX_FRAME_SECONDS = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
 ROUNDED = 6e-3  # seconds that a frame may come late where frames are taken by time, as a GIF rounds to hundredths
 EARLY = 0.25  # of an interval; the same where frames are many
@@ -205,10 +209,18 @@ def select_frames(timed: Iterable[tuple[float, float, T]], clip: Clip, fps: floa
 
 
 def check_pixels(path: Path, width: int, height: int) -> None:
-    """Raise ReadError for pictures of more pixels than `most_pixels`, before they are decoded."""
+    """Raise ReadError, before they are decoded, for pictures of more pixels than `most_pixels` or than memory holds.
+
+    Memory is what is free on the machine, or what `ulimit -v` leaves.
+    """
     if width * height > (most := most_pixels()):
         large = f"its pictures of {width}x{height} have over {most} pixels"
         raise ReadError(path, f"{large}: make them smaller, or set $KINEMA_MOST_PIXELS higher")
+    if (needed := PIXEL_BYTES * width * height) > LEAST_CHECKED:
+        free = available_memory(torch.device("cpu"))
+        if needed > free:
+            large = f"to decode pictures of {width}x{height} may take {needed / 1e9:.1f} GB"
+            raise ReadError(path, f"{large}, and {free / 1e9:.1f} GB are free: make them smaller, or free memory")
 
 
 def over_black(rgba: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
