@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from kinema.data import cache
+from kinema.data import cache, decoded
 from kinema.data.cache import CacheLimit, atomic_write, entry_lock
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.decoded import ClipCache
@@ -263,3 +263,16 @@ def test_a_cache_that_holds_no_batch_is_not_filled_in_circles(tmp_path: Path, mo
     for step in range(6):
         source.batch(step, 6, seed=0)
     assert len(written) <= 12 + 6 * 3 * 6  # when it is asked for, ahead of that, and when it is read
+
+
+def test_a_clip_larger_than_the_cache_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KINEMA_CACHE_GB", "1e-5")
+    monkeypatch.setattr(decoded, "LARGE", 5000)
+    (tmp_path / "clips").mkdir()
+    for name, frames in (("short", 6), ("long", 40)):
+        write_video(tmp_path / f"clips/{name}.mp4", np.zeros((frames, 16, 16, 3), np.uint8), 25.0)
+    source = FolderSource(DataConfig(str(tmp_path / "clips"), 4, 16, 16, holdout=0, cache=str(tmp_path / "cache")))
+    ((name, reason),) = [(one.name, one.reason) for one in source.skipped]
+    assert name == "long.mp4" and "it takes over 1e-05 GB, more than the cache may take: cut it" in reason
+    assert source.lengths == [6]
+    assert not list((tmp_path / "cache").rglob("*.part"))

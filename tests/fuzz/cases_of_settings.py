@@ -54,10 +54,10 @@ SIZES = ["--data.frames", "8", "--data.height", "16", "--data.width", "16", "--t
 SMALL = {
     "latent-dit": ["--preset", "pixels", "--family.patch", "1", "8", "--family.hidden", "16", "--family.depth", "2",
                    "--family.heads", "2"],
-    "mocogan": ["--family.ngf", "2", "--family.ndf", "2", "--family.ndf-image", "2"],
+    "mocogan": ["--family.ngf", "4", "--family.ndf", "4", "--family.ndf-image", "4"],
     "svg-lp": ["--family.channels", "2", "--family.hidden", "8", "--family.code", "8", "--family.context-frames", "2"],
-    "tgan": ["--family.ngf", "2", "--family.ndf", "2", "--family.ngf-path", "2"],
-    "vgan": ["--family.ngf", "2", "--family.ndf", "2"],
+    "tgan": ["--family.ngf", "4", "--family.ndf", "4", "--family.ngf-path", "2"],
+    "vgan": ["--family.ngf", "4", "--family.ndf", "4"],
     "video-vae": ["--family.hidden", "4", "--data.frames", "9"],
 }  # fmt: skip
 

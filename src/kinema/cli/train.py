@@ -30,6 +30,7 @@ from kinema.training.choose import Reason, choose
 from kinema.training.loop import train, validate
 from kinema.training.plan import Plan, make_plan
 from kinema.training.watch import Watcher
+from kinema.zoo.files import list_checkpoints
 
 __all__ = ["Arguments", "main", "overruled", "parse_experiment", "plan_rows", "show"]
 
@@ -83,7 +84,7 @@ def main(words: Sequence[str]) -> None:
     show(console, reasons)
     if runtime.ranks == 1 and not arguments.resume:
         show(console, plan_rows(experiment, make_plan(experiment, source, runtime)))
-    known = {*source.skipped}  # some files are decoded later
+    known, before = {*source.skipped}, list_checkpoints(out)  # some files are decoded later
     with Watcher(out, experiment.train) as watch:
         last = train(
             experiment,
@@ -97,8 +98,9 @@ def main(words: Sequence[str]) -> None:
     report([file for file in source.skipped if file not in known])
     needs_known = experiment.family.context_frames or FAMILIES.name_of(type(experiment.family)) in CODECS
     known = " --known CLIP" if needs_known else ""
-    line = f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips"
-    say(line, console)
+    if last in before:
+        say("nothing was left to train: give more --steps or --minutes in all, those before included", console)
+    say(f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips", console)
     if arguments.name is None and is_complete(last, experiment.train):
         try:
             write_results(out, experiment.data, arguments.device)

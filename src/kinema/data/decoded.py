@@ -31,6 +31,7 @@ BLANK = 8  # levels between the least and the greatest of a frame; with fewer it
 DARK = 64  # level; clips without a brighter pixel are noted
 MOST_BYTES = 2**26  # of frames that are resized at once
 BLOCK = 16  # frames that are resized at once
+LARGE = 1e9  # bytes of a decoded clip that any cache takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ class ClipCache:
         info = clip_info(entry.clip)
         own = self.fps or info.fps
         fps, numbers, brightest, blank = own if self.fps or self.audio else None, [], 0, 0
+        room = LARGE
         frames = entry.reader.numbered(entry.clip, fps, self.threads)
         with atomic_write(entry.path) as file:
             writer = ArrayWriter(file, entry.path, np.dtype(np.uint8), (height, width, 3))
@@ -235,6 +237,11 @@ class ClipCache:
                 while block := list(islice(same_size, max(1, min(BLOCK, MOST_BYTES // math.prod(shape))))):
                     resized = resize(np.stack([frame for _, frame in block]), height, width, self.fit)
                     writer.write(resized)
+                    if writer.count * resized[0].nbytes > room:
+                        room = max(room, self.limit.limit_bytes())
+                        if writer.count * resized[0].nbytes > room:
+                            reason = f"decoded, it takes over {room / 1e9:.3g} GB, more than the cache may take"
+                            raise ReadError(entry.clip.path, f"{reason}: cut it, or set $KINEMA_CACHE_GB higher")
                     brightest = max(brightest, int(resized.max()))
                     blank += int((np.ptp(resized, axis=(1, 2, 3)) < BLANK).sum())
                     numbers += [number for number, _ in block]

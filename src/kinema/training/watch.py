@@ -21,6 +21,7 @@ from torch import Tensor
 from kinema.data.writing import contact_sheet, to_uint8, write_image
 from kinema.experiment import TrainConfig
 from kinema.nn.reconstruction import mean_psnr
+from kinema.printable import printable
 from kinema.runtime.memory import peak_memory
 from kinema.sampling.model import stream
 from kinema.training.board import Board
@@ -137,7 +138,7 @@ class Watcher:
 
     def _print(self, line: str) -> None:
         with suppress(OSError):
-            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+            self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
     def _describe(self, trainer: Trainer, losses: dict[str, float]) -> str:
         assert self._start is not None
