@@ -18,8 +18,9 @@ from kinema.cli.arguments import parse
 from kinema.cli.reading import frames_for, read_each
 from kinema.cli.say import say
 from kinema.config import check_number
+from kinema.data.atomic import atomic_path
 from kinema.data.readers.base import Clip, ReadError, find_reader, read_frames
-from kinema.data.writing import atomic_path, from_uint8, write_image, write_video
+from kinema.data.writing import from_uint8, write_image, write_video
 from kinema.report.plot import COLOURS, MARK, plot
 from kinema.runtime.device import detect_runtime
 from kinema.sampling.model import Model, load, score

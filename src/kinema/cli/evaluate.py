@@ -18,7 +18,7 @@ from kinema.cli.arguments import parse
 from kinema.cli.reading import NAMED
 from kinema.cli.say import say
 from kinema.cli.writing import NOMINAL_FPS
-from kinema.data.writing import write_text
+from kinema.data.atomic import write_text
 from kinema.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate, with_baselines
 from kinema.evaluation.measure import frechet_extrapolation
 from kinema.evaluation.nearest import NearestClips

@@ -37,7 +37,7 @@ COMMANDS = {
     "data check": "describe a folder of clips, and show the frames that training reads",
 }
 
-LONG_WORD = re.compile(r"(\S{300})\S+")  # of an error, such as a number of thousands of digits
+LONG_WORD = re.compile(r"(\S{1000})\S+")  # of an error, such as a number of thousands of digits
 
 EXAMPLES = """\
 examples:

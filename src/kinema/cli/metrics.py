@@ -20,8 +20,9 @@ from kinema.cli.arguments import parse
 from kinema.cli.reading import report
 from kinema.cli.say import say
 from kinema.config import check_number
+from kinema.data.atomic import write_text
 from kinema.data.clips import DataConfig, FolderClips, open_clips
-from kinema.data.writing import contact_sheet, write_image, write_text
+from kinema.data.writing import contact_sheet, write_image
 from kinema.evaluation.audit import STRENGTHS, Audit, FailureAudit, audit, audit_failures
 from kinema.evaluation.clip_sets import BATCH, FolderClipSet, WorldClipSet
 from kinema.evaluation.evaluate import MOST_CLIPS

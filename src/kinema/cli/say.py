@@ -11,4 +11,8 @@ __all__ = ["say"]
 
 def say(line: object, console: Console | None = None) -> None:
     """Print one line on stdout, or on `console`; nothing in it is markup or reaches a terminal as an escape code."""
-    (console or Console()).print(printable(str(line)), markup=False, highlight=False, soft_wrap=True)
+    text = printable(str(line))
+    if console is None:
+        print(text)
+    else:
+        console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -19,10 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-try:
-    import fcntl
-except ImportError:  # Windows, which removes no file that is open
-    fcntl = None
+from kinema.data.atomic import PART, hold
 
 __all__ = [
     "CacheLimit",
@@ -35,9 +32,9 @@ __all__ = [
     "entry_lock",
 ]
 
-PART = ".part"  # suffix of what is being written
 LIMITED = ("clips", "latents", "measured")  # folders of the cache whose files can be made again
 BEGUN = 10.0  # seconds in which a file that is being written has its lock
+ABANDONED = 3600.0  # seconds since the last byte of one that is not complete
 SLACK = 1 / 16  # share of the limit that is kept free of old entries, so that the cache is looked through rarely
 
 
@@ -63,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         try:
             with part.open("wb") as file:
                 with suppress(OSError):  # there are file systems without locks
-                    _hold(file)
+                    hold(file.fileno())
                 yield file
             os.replace(part, path)
         finally:
@@ -77,14 +74,8 @@ def _remove_leftovers(folder: Path) -> None:
         with suppress(OSError):  # it is open where that keeps it, or gone
             if time.time() - part.stat().st_mtime > BEGUN:
                 with part.open("rb") as file:
-                    _hold(file)  # raises where the process that writes it lives
+                    hold(file.fileno())  # raises where the process that writes it lives
                 part.unlink()
-
-
-def _hold(file: IO[bytes]) -> None:
-    """Lock a file until it is closed; raises OSError where another process has it."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -178,7 +169,7 @@ class CacheLimit:
                     with suppress(OSError):  # it was removed meanwhile
                         stat = path.stat()
                         entry = path.with_name(file.partition(".")[0])
-                        if path.suffix == PART:
+                        if path.suffix == PART and time.time() - stat.st_mtime < ABANDONED:
                             unfinished.add(entry)
                             continue
                         used, size, others = found.get(entry, (0.0, 0, []))

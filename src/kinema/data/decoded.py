@@ -192,7 +192,8 @@ class ClipCache:
         clip = f"{entry.clip.path.name}:{entry.clip.member}" if entry.clip.member else entry.clip.path.name
         warnings.warn(f"{clip}: what the cache held of it was damaged, and is decoded again", stacklevel=1)
         for path in (entry.path, entry.path.with_suffix(".json"), _audio_path(entry.path)):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a cache that may only be read
+                path.unlink()
 
     def _find(self, entry: ClipEntry) -> DecodedClip | None:
         """What the cache holds of a clip, now marked as used; None where it is missing, and where it was damaged."""

@@ -2,7 +2,7 @@
 
 $KINEMA_MOST_PIXELS    pixels of a picture (33554432; one of 7680x4320 has fewer)
 $KINEMA_MOST_FRAMES    frames of a clip (1000000), a hundredth as many pages of an image, and a tenth as many clips
-                       of an array or members of a shard, and as many rows of a Parquet table
+                       of an array or members of a shard
 $KINEMA_MOST_GB        gigabytes that an array, a sound, a table or an archive may take in memory unpacked (1)
 """
 

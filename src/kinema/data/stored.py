@@ -6,7 +6,7 @@ import json
 import math
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +74,7 @@ class StoredArray:
     offset: int  # bytes before the first row
     block: int  # rows of a checksum
     checksums: np.ndarray
+    mapped: np.ndarray | None = None  # the file in memory, which stays there if another process removes it
 
     @staticmethod
     def open(path: Path, block: int = 1) -> StoredArray:
@@ -97,6 +98,10 @@ class StoredArray:
                 raise Damaged(path)
         return StoredArray(path, shape, dtype, offset, block, checksums)
 
+    def map(self) -> StoredArray:
+        """The same array, read from a memory map: for many small reads of a large file."""
+        return replace(self, mapped=np.memmap(self.path, self.dtype, "r", self.offset, self.shape))
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop`, fewer at the end; raises OSError and, where a checksum is another, Damaged.
 
@@ -105,16 +110,19 @@ class StoredArray:
         start, stop = min(start, self.shape[0]), min(stop, self.shape[0])
         first = start - start % self.block
         last = min(-(-stop // self.block) * self.block, self.shape[0])
+        rows = self._from_file(first, last) if self.mapped is None else np.array(self.mapped[first:last])
+        found = [zlib.crc32(rows[k : k + self.block].data) for k in range(0, last - first, self.block)]
+        if found != self.checksums[first // self.block : -(-last // self.block)].tolist():
+            raise Damaged(self.path)
+        return rows[start - first : stop - first]
+
+    def _from_file(self, first: int, last: int) -> np.ndarray:
         row = math.prod(self.shape[1:])
         offset = self.offset + first * row * self.dtype.itemsize
         rows = np.fromfile(self.path, self.dtype, (last - first) * row, offset=offset)
         if rows.size != (last - first) * row:
             raise Damaged(self.path)
-        rows = rows.reshape(last - first, *self.shape[1:])
-        found = [zlib.crc32(rows[k : k + self.block].data) for k in range(0, last - first, self.block)]
-        if found != self.checksums[first // self.block : -(-last // self.block)].tolist():
-            raise Damaged(self.path)
-        return rows[start - first : stop - first]
+        return rows.reshape(last - first, *self.shape[1:])
 
 
 def _seal(checksums: np.ndarray, name: str, shape: tuple[int, ...], dtype: np.dtype) -> bytes:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kinema.data.limits import most_bytes, most_frames
+from kinema.data.limits import most_bytes
 
 __all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "cell", "column", "find_tables", "rows", "sidecar"]
 
@@ -25,6 +25,7 @@ FPS = ("fps", "frame_rate", "framerate")
 NAMED = "metadata"  # the name of tables that count for sure, without their suffix
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 DELIMITERS = ",;\t|"
+ROW = 1000  # bytes of memory that a row takes, about
 TEXT = 8  # bytes of memory that a byte of text takes once it is rows
 LISTS = (("videos.txt", ("prompts.txt", "prompt.txt", "captions.txt")),)  # of paths, and of their captions
 TEXTS = (".txt", ".caption")  # suffixes of a caption beside a clip
@@ -211,9 +212,9 @@ def _parquet(table: Path) -> list[dict[str, Any]]:
     try:
         known = pyarrow.parquet.read_metadata(table)
         size = sum(known.row_group(k).total_byte_size for k in range(known.num_row_groups))
-        if known.num_rows > most_frames() or TEXT * size > most_bytes():
+        if max(ROW * known.num_rows, TEXT * size) > most_bytes():
             large = f"it has {known.num_rows} rows and {size / 1e6:.0f} MB unpacked"
-            raise ValueError(f"{large}: split it, or set $KINEMA_MOST_FRAMES and $KINEMA_MOST_GB higher")
+            raise ValueError(f"{large}: split it, or set $KINEMA_MOST_GB higher")
         return pyarrow.parquet.read_table(table).to_pylist()
     except (OSError, OverflowError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"it cannot be read ({str(error).splitlines()[0]})") from error

@@ -6,9 +6,6 @@ Files appear under their names only once they are complete. Memory does not grow
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -27,19 +24,14 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.atomic import atomic_path, unfinished_path
 from kinema.data.dicom_writing import open_dicom
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 __all__ = [
     "FORMATS",
     "FPS_RANGE",
     "ContactSheet",
     "VideoWriter",
-    "atomic_path",
     "contact_sheet",
     "from_uint8",
     "new_folder",
@@ -47,7 +39,6 @@ __all__ = [
     "tile",
     "to_uint8",
     "write_image",
-    "write_text",
     "write_video",
 ]
 
@@ -75,7 +66,7 @@ class VideoWriter:
         self._stack = ExitStack()
         with self._abort_on_error():
             self._stack.callback(setattr, self, "closed", True)
-            self._unfinished = self._stack.enter_context(_atomic_write(path))
+            self._unfinished = self._stack.enter_context(unfinished_path(path))
 
     def write(self, frames: np.ndarray) -> None:
         """Append frames, uint8 RGB [t, H, W, 3]; all frames of a video have the same size."""
@@ -99,7 +90,7 @@ class VideoWriter:
 
     def _write_rate(self) -> None:
         """Write the rate of a format without one into a .json beside it, where a folder's clips are read with it."""
-        with _atomic_write(self.path.with_name(f"{self.path.name}.json")) as unfinished:
+        with unfinished_path(self.path.with_name(f"{self.path.name}.json")) as unfinished:
             unfinished.write_text(json.dumps({"fps": float(self._rate)}))
 
     def close(self) -> None:
@@ -192,24 +183,6 @@ def write_image(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     return path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; makes the folder if it is missing. Raises ValueError where it cannot be written."""
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file, which is moved to `path` at the end, or removed on an error.
-
-    Makes the folder if it is missing. Raises ValueError where it cannot be written.
-    """
-    with _readable_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _atomic_write(path) as unfinished:
-            yield unfinished
-
-
 def to_uint8(frames: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batch H W 3"]:
     """Convert frames in [-1, 1], on any device, to RGB bytes; values beyond are clipped."""
     scaled = frames.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
@@ -300,7 +273,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise ValueError(exists)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _atomic_write(path) as unfinished:
+        with unfinished_path(path) as unfinished:
             unfinished.mkdir()
             yield unfinished
     except (OSError, ValueError) as error:
@@ -312,58 +285,6 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
         reason = f"{path} could not be written: {cause.strerror or cause}"
         raise ValueError(exists if path.exists() else reason) from error  # another process has made it
-
-
-@contextmanager
-def _atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder, which is moved to `path` at the end, or removed on an error.
-
-    Several processes may write the same; what a killed one left of it is removed.
-    """
-    _remove_leftovers(path)
-    with _locked_folder(path) as folder:
-        unfinished = folder / path.name
-        yield unfinished
-        unfinished.replace(path)
-
-
-@contextmanager
-def _locked_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, whose lock is held as long as it is written."""
-    while True:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name, ExitStack() as held:
-            folder = Path(name)
-            try:
-                held.enter_context(_lock(folder))
-            except (BlockingIOError, FileNotFoundError):  # another process took it for a leftover
-                continue
-            except OSError:  # there are no locks, so leftovers stay
-                pass
-            if folder.exists():
-                yield folder
-                return
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed left of `path`: folders whose lock nobody holds."""
-    with suppress(OSError):
-        for folder in path.parent.iterdir():
-            if folder.name.startswith(f".{path.name}."):
-                with suppress(OSError), _lock(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a folder; raises BlockingIOError where another process does, and OSError where folders have no locks."""
-    if fcntl is None:
-        raise OSError("Windows cannot lock folders")
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

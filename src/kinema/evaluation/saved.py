@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int64
 
+from kinema.data.atomic import atomic_path
 from kinema.data.cache import digest
-from kinema.data.writing import atomic_path
 from kinema.evaluation.rows import Rows
 from kinema.metrics.protocol import Protocol
 
@@ -65,8 +64,9 @@ def load_features(path: Path) -> SavedFeatures:
         with np.load(path, allow_pickle=False) as found:
             features, groups = found["features"].astype(np.float32), found["groups"].astype(np.int64)
             protocol = Protocol(**json.loads(str(found["protocol"])))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} holds no features ({error}): make it with kinema evaluate --save-features") from None
+    except Exception as error:  # of many types
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise ValueError(f"{path} holds no features ({reason}): make it with kinema evaluate --save-features") from None
     if features.ndim != 2 or groups.shape != features.shape[:1]:
         raise ValueError(f"{path}: features must be a table with a row and a group for each clip, not {features.shape}")
     bad = np.flatnonzero(~np.isfinite(features).all(1))

@@ -27,8 +27,13 @@ class Board:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter((folder / name).open("ab"))
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        path = folder / name
+        self._writer = RecordWriter(path.open("ab"))
+        try:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Add a number."""

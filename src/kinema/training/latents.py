@@ -76,9 +76,6 @@ class LatentSource:
                 f"{path.parent}: rank 0 wrote the latents, but this rank cannot see them: share --data.cache"
             )
         self._cached = cached
-        if runtime.rank == 0:
-            with suppress(OSError):  # of a cache that may only be read
-                os.utime(path)  # used now
 
     def batch(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The latents [size, L, C, h, w] of `size` windows without their frames; in an epoch each comes once.
@@ -86,6 +83,8 @@ class LatentSource:
         A pure function of its arguments. Raises ValueError where what was cached is damaged.
         """
         latents, text, tensors = self._cached
+        if rank == 0:
+            _touch(latents.path)
         windows = shuffled(latents.shape[0], (step * ranks + rank) * size, size, seed)
         try:
             conditions = Conditions(
@@ -126,13 +125,19 @@ def _find(path: Path) -> _Cached | None:
     """What is in the cache at `path`; None where it is missing, and where it was damaged."""
     try:
         metadata = read_metadata(path.with_suffix(".json"))
-        tensors = {name: StoredArray.open(_condition_path(path, name)) for name in metadata["tensors"]}
-        return _Cached(StoredArray.open(path), metadata["text"], tensors)
+        tensors = {name: StoredArray.open(_condition_path(path, name)).map() for name in metadata["tensors"]}
+        return _Cached(StoredArray.open(path).map(), metadata["text"], tensors)
     except OSError:
         return None
     except Damaged as error:
         warnings.warn(f"{error.path} was damaged: its windows are encoded again", stacklevel=1)
         return None
+
+
+def _touch(path: Path) -> None:
+    """Mark what is in the cache as used now."""
+    with suppress(OSError):  # of a cache that may only be read, or had no room for it: it is read from memory
+        os.utime(path)
 
 
 def _remove(path: Path) -> None:

@@ -419,17 +419,25 @@ def _run_lock(out: Path, runtime: Runtime) -> Iterator[None]:
     that is removed may be locked by another process meanwhile.
     """
     if runtime.rank:
+        if runtime.any(False):
+            raise ValueError(f"another run writes into {out}")
         yield
         return
     file, holder, existed = out / ".lock", out / ".lock.pid", out.is_dir()
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file, timeout=0).acquire()
-    except Timeout:
-        number = holder.read_text() if holder.is_file() else "unknown"
+    except BaseException as error:
+        runtime.any(True)  # the others must not wait
+        if not isinstance(error, Timeout):
+            raise
+        number = "unknown"
+        with suppress(OSError):
+            number = holder.read_text()
         raise ValueError(
             f"another run writes into {out} (process {number}): wait for its end, or choose another --out"
         ) from None
+    runtime.any(False)
     with lock:
         try:
             holder.write_text(str(os.getpid()))

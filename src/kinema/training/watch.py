@@ -70,7 +70,8 @@ class Watcher:
         if self._start is not None:
             if not self.console.is_terminal:
                 self._print(self._line)
-            self._record(lambda board: board.close())
+            if self._board is not None:
+                self._record(lambda board: board.close())
 
     def __call__(self, trainer: Trainer) -> None:
         """Report the last step, at most every few seconds."""
@@ -138,7 +139,7 @@ class Watcher:
 
     def _print(self, line: str) -> None:
         with suppress(OSError):
-            self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
+            self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def _describe(self, trainer: Trainer, losses: dict[str, float]) -> str:
         assert self._start is not None

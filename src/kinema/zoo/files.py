@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kinema.data.writing import atomic_path
+from kinema.data.atomic import atomic_path
 
 __all__ = [
     "CODEC",

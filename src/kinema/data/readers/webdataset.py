@@ -34,11 +34,12 @@ CAPTION, LABEL, ROW, ACTIONS = "txt", "cls", "json", "npy"  # suffixes of member
 BESIDE = (CAPTION, LABEL, ROW, ACTIONS)
 MOST_TEXT = 2**20  # bytes of a member that is not the clip
 MOST_AT_ONCE = 2**24  # bytes; more are asked for only by a header that lies
-COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+COMPRESSED: dict[bytes, Callable[[Path], Any]] = {  # by their first bytes
     b"\x1f\x8b": gzip.open,
-    b"BZ": bz2.open,
-    b"\xfd7": lzma.open,
-}  # by the first two bytes
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+TAR = slice(257, 262), b"ustar"  # where the head of a tar says that it is one
 MOST_TIMES = 4  # that a compressed shard may grow, where it is large
 
 
@@ -215,7 +216,9 @@ def _reading(path: Path) -> Iterator[tarfile.TarFile]:
     """The shard, opened; errors of tar files become ReadErrors."""
     try:
         with path.open("rb") as raw:
-            unpack, size = COMPRESSED.get(raw.read(2)), raw.seek(0, 2)
+            head, size = raw.read(512), raw.seek(0, 2)
+        is_tar = head[TAR[0]] == TAR[1]  # whatever its first member is called
+        unpack = next((of for magic, of in COMPRESSED.items() if head.startswith(magic) and not is_tar), None)
         with unpack(path) if unpack else path.open("rb") as content:
             most = max(most_bytes(), MOST_TIMES * size) if unpack else None
             with tarfile.open(mode="r:", fileobj=cast("IO[bytes]", _Limited(path, content, most))) as file:
