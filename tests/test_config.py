@@ -102,7 +102,7 @@ def test_foreign_values_are_not_an_experiment(values: Any) -> None:
             f"here: family.name: there is no family '{'x' * 60}...'; there are latent-dit,",
         ),
         ("family", {"name": "vgan", "latent": 10**30}, "here: family: latent is 10"),
-        ("family", {"name": "vgan", "codec_config": {"name": 3}}, "here: family.codec_config: "),
+        ("family", {"name": "vgan", "codec_config": {"name": 3}}, "here: family: codec_config holds a model of 3"),
         ("data", None, "here: data: "),
         ("train", {"lr": float("nan")}, "here: train: lr is nan: it must be 1e-20 to 10000"),
         ("train", {"seed": 7 * 10**5000}, "here: train: it holds a value that no configuration has"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -70,20 +72,30 @@ def check_ranges(config: Any, **ranges: Range) -> None:
     A range is the least and the most that a field may be, or each number of a field that is a tuple. What is declared
     as `int` is a whole number; None is allowed where it is declared.
     """
-    declared = {f.name: str(f.type) for f in fields(config)}
     for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if value is None and "None" in declared[name]:
+        value, declared = getattr(config, name), _declared(type(config))[name]
+        if value is None and None in declared:
             continue
         for number in value if isinstance(value, tuple) else (value,):
-            check_number(name, number, least, most, whole="float" not in declared[name])
+            check_number(name, number, least, most, whole=float not in declared)
+
+
+@cache
+def _declared(cls: type) -> dict[str, set[object]]:
+    """The types that each field of a dataclass may have, or that of a tuple's elements; None for one that may be."""
+
+    def types(hint: Any) -> set[object]:
+        parts = get_args(hint)
+        return set[object]().union(*map(types, parts)) if parts else {None if hint is type(None) else hint}
+
+    return {name: types(hint) for name, hint in get_type_hints(cls).items()}
 
 
 def check_number(name: str, value: object, least: float, most: float, whole: bool = False) -> None:
     """Raise ValueError in one line unless `value` is a finite number, a whole one if `whole`, in a range."""
-    kinds = (int,) if whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:  # as NaN is not
-        what = "a whole number, " if whole and not isinstance(value, int) else ""
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)  # NumPy's too
+    if not is_number or not least <= cast("float", value) <= most:  # as NaN is not
+        what = "a whole number, " if whole and not isinstance(value, Integral) else ""
         raise ValueError(f"{name} is {shown(value)}: it must be {what}{_bound(least)} to {_bound(most)}")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kinema.config import CLIP_RANGES, MOST_SEED, check_ranges, from_dict, shorten, to_dict
 from kinema.data.clips import DataConfig
-from kinema.family import FamilyConfig, LatentFamilyConfig
+from kinema.family import FamilyConfig
 from kinema.registry import FAMILIES
 from kinema.runtime.device import Precision
 from kinema.types import ClipSpec
@@ -118,11 +118,6 @@ class Experiment:
             check_ranges(spec, **CLIP_RANGES, fps=(1e-6, 1e6), actions=(0, 2**16))
         except ValueError as error:
             raise ValueError(f"{where}: spec: {error}") from None
-        if isinstance(experiment.family, LatentFamilyConfig):
-            try:
-                _ = experiment.family.codec_settings
-            except ValueError as error:
-                raise ValueError(f"{where}: family.codec_config: {error}") from None
         return experiment, spec
 
     def portable(self) -> Experiment:

@@ -339,6 +339,10 @@ class LatentFamilyConfig(FamilyConfig):
     codec_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """The codec's configuration with its name; taken from `codec`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.codec_settings  # which raises for one that is none
+
     def portable(self: Config) -> Config:
         """The same configuration without local paths."""
         return replace(self, codec=None)
@@ -352,7 +356,9 @@ class LatentFamilyConfig(FamilyConfig):
         name = values.pop("name", "")
         if not isinstance(name, str) or name not in CODECS:
             trained = ", ".join(codec for codec in CODECS.names if codec in FAMILIES)
-            raise ValueError(f"{self.codec} holds a model of {shorten(str(name))}: train a codec, one of {trained}")
+            raise ValueError(
+                f"{self.codec or 'codec_config'} holds a model of {shorten(str(name))}: train a codec, one of {trained}"
+            )
         return from_dict(CODECS[name], values, f"codec {name}")
 
     @property

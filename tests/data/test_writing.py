@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from kinema.conditions.audio import SAMPLE_RATE
+from kinema.data.atomic import atomic_path, write_text
 from kinema.data.clips import DataConfig, FolderSource
 from kinema.data.readers.base import read_audio
 from kinema.data.writing import (
     FORMATS,
     ContactSheet,
-    atomic_path,
     contact_sheet,
     from_uint8,
     new_folder,
@@ -28,7 +28,6 @@ from kinema.data.writing import (
     tile,
     to_uint8,
     write_image,
-    write_text,
     write_video,
 )
 
@@ -311,15 +310,16 @@ def test_contact_sheet_keeps_only_what_it_shows() -> None:
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """A temporary folder is a leftover where nobody holds its lock, and another writer's where one does."""
     path, image = tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)
-    for name in (".a.png.left", ".b.png.left"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").touch()
+    left, own = tmp_path / ".a.png.k3v_9xq2.part", tmp_path / ".a.png.old"
+    for folder in (left, own):
+        folder.mkdir()
+        (folder / "a.png").touch()
     with atomic_path(path) as unfinished:
-        assert not (tmp_path / ".a.png.left").exists()
+        assert not left.exists()
         write_image(path, image)
         assert unfinished.parent.is_dir()
         Image.fromarray(image + 1).save(unfinished)
-    assert {found.name for found in tmp_path.iterdir()} == {"a.png", ".b.png.left"}
+    assert {found.name for found in tmp_path.iterdir()} == {"a.png", ".a.png.old"}
     np.testing.assert_array_equal(np.asarray(Image.open(path)), image + 1)
 
 

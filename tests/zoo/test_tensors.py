@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from kinema.families.vgan import VGANConfig
+from kinema.family import Family
 from kinema.zoo.tensors import check_fits, check_tensors, outline
 
 EXPECTED = {"a": torch.zeros(2, 3, device="meta"), "n": torch.zeros((), dtype=torch.int64, device="meta")}
@@ -46,11 +47,17 @@ CPU = torch.device("cpu")
 FAMILY = VGANConfig(frames=8, height=16, width=16, ngf=2, ndf=2)
 
 
+def _outlined(config: VGANConfig) -> Family:
+    found = outline(config)
+    assert found is not None
+    return found
+
+
 def test_an_outline_has_the_familys_tensors_and_no_memory() -> None:
     torch.manual_seed(0)
     draw = torch.rand(1)
     torch.manual_seed(0)
-    outlined, built = outline(FAMILY).state_dict(), FAMILY.build().state_dict()
+    outlined, built = _outlined(FAMILY).state_dict(), FAMILY.build().state_dict()
     check_tensors(built, outlined, "x")
     assert {x.device.type for x in outlined.values()} == {"meta"}
     torch.manual_seed(0)
@@ -70,14 +77,38 @@ def test_an_outline_has_the_familys_tensors_and_no_memory() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_it_is_built(settings: dict[str, int], says: str) -> None:
-    check_fits(FAMILY, CPU)
+    check_fits(outline(FAMILY), CPU)
     with pytest.raises(ValueError, match=says):
-        check_fits(replace(FAMILY, **settings), CPU)
+        check_fits(outline(replace(FAMILY, **settings)), CPU)
 
 
 def test_copies_need_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(x.numel() * x.element_size() for x in FAMILY.build().state_dict().values())
     monkeypatch.setattr("kinema.zoo.tensors.available_memory", lambda _: 3.5 * size)
-    check_fits(FAMILY, CPU, 3)
+    check_fits(outline(FAMILY), CPU, 3)
     with pytest.raises(ValueError, match=r"training them takes"):
-        check_fits(FAMILY, CPU, 4)
+        check_fits(outline(FAMILY), CPU, 4)
+
+
+def test_a_family_that_cannot_be_outlined_is_not_checked() -> None:
+    @dataclass(frozen=True)
+    class OfAnotherPackage(VGANConfig):
+        def build(self):
+            torch.zeros(3).numpy()
+            return super().build()
+
+    assert outline(OfAnotherPackage(frames=8, height=16, width=16)) is None
+    check_fits(None, CPU)
+
+
+def test_what_is_frozen_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = _outlined(FAMILY)
+    family.critic.requires_grad_(False)
+    size = {part: sum(x.numel() for x in getattr(family, part).parameters()) for part in ("critic", "generator")}
+    buffers = sum(x.numel() * x.element_size() for x in family.buffers())
+    needed = 4 * (size["critic"] + 4 * size["generator"]) + buffers
+    monkeypatch.setattr("kinema.zoo.tensors.available_memory", lambda _: needed)
+    check_fits(family, CPU, 4)
+    monkeypatch.setattr("kinema.zoo.tensors.available_memory", lambda _: needed - 1)
+    with pytest.raises(ValueError, match="training them takes"):
+        check_fits(family, CPU, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from kinema.runtime.memory import keep_freed_memory
 from kinema.sampling.model import Model, load, load_experiment
 from kinema.sampling.request import MOST_CLIPS, MOST_FRAMES, GenerateRequest
 
-MOST_SIDE = 64  # rows and columns of a grid, which is made in one batch
+MOST_GRID = 4096  # clips of a grid, which is made in one batch
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def main(words: Sequence[str]) -> None:
         raise ValueError(f"--format {arguments.format}: clips are written as {', '.join(f[1:] for f in FORMATS)}")
     check_number("--count", arguments.count, 1, MOST_CLIPS)
     for side in arguments.grid or ():
-        check_number("--grid", side, 1, MOST_SIDE)
+        check_number("--grid", side, 1, MOST_GRID)
+    if arguments.grid is not None:
+        check_number("the clips of --grid", prod(arguments.grid), 1, MOST_GRID)
     for name, seed in (("seed", arguments.seed), *_fixed_seeds(arguments).items()):
         check_number(f"--{name}", seed, -MOST_SEED, MOST_SEED)
     if arguments.frames is not None:

@@ -99,7 +99,8 @@ def _load(name: str) -> tuple[Any, Any]:
         ) from error
     try:
         with torch.device("cpu"):  # whatever an outline is made on
-            tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no text encoder can be loaded from {shorten(name)} ({str(error).splitlines()[0][:160]}): give the name "

@@ -96,7 +96,7 @@ class DataConfig:
     """Folder for decoded frames and cached latents; None is $KINEMA_CACHE or ~/.cache/kinema."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, **CLIP_RANGES, fps=(0.001, MOST_FPS), cache_latents=(0, 10**9), holdout=(0.0, 0.99))
+        check_ranges(self, **CLIP_RANGES, fps=(1e-6, MOST_FPS), cache_latents=(0, 10**9), holdout=(0.0, 0.99))
 
 
 @runtime_checkable
@@ -135,17 +135,18 @@ def open_source(config: DataConfig, progress: Progress = no_progress) -> Source:
 
     `progress` follows the decoding of a folder.
     """
+    _check_memory(config)
     return _world(config) or FolderSource(config, progress)
 
 
 def open_clips(config: DataConfig, part: Part = "all") -> Source | FolderClips:
     """The same, with the clips of a folder, or those of a part of it, not decoded yet."""
+    _check_memory(config)
     return _world(config) or FolderClips(config, part)
 
 
 def _world(config: DataConfig) -> Source | None:
-    """The world of this name; None where it is a folder, and ValueError where it is neither or clips are too large."""
-    _check_memory(config)
+    """The world of this name; None where it is a folder, and ValueError where it is neither."""
     if config.source in WORLDS:
         if config.fps is not None or config.flip or config.audio:
             raise ValueError(f"fps, flip and audio are for folders of clips: leave them out for {config.source}")

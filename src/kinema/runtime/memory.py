@@ -57,7 +57,8 @@ def peak_memory(device: torch.device) -> float | None:
 def available_memory(device: torch.device) -> float:
     """Bytes that can still be allocated on a CUDA device or, on Linux, in memory; infinite where it is unknown."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, and not used
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:

@@ -163,11 +163,11 @@ def load(name: str | Path, runtime: Runtime | None = None) -> Model:
     file = load_model(name)
     experiment, spec = Experiment.from_dict(file.config, str(name))
     try:  # before memory is taken: a file's tensors may be few and its settings huge
-        expected = outline(experiment.family.fitted(spec))
+        expected = outline(experiment.family.fitted(spec)) or experiment.family.build()
         check_tensors(file.generator, expected.generator.state_dict(), "generator")
         if expected.codec is not None:
             check_tensors(file.codec or {}, expected.codec.inference_state(), "codec")
-        check_fits(experiment.family, runtime.device)  # critics are in no file
+        check_fits(expected, runtime.device)
         family = experiment.family.build()
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -124,14 +125,16 @@ def _check_values(request: GenerateRequest, frames: Any) -> None:
     if not isinstance(request.streams, Mapping):
         raise ValueError(f"streams are seeds by the name of a stream, not {shown(request.streams)}")
     for name, seeds in (("seeds", request.seeds), *request.streams.items()):
-        if not isinstance(seeds, tuple | list) or any(type(seed) is not int for seed in seeds):
+        if not isinstance(seeds, tuple | list) or any(
+            not isinstance(seed, Integral) or isinstance(seed, bool) for seed in seeds
+        ):
             raise ValueError(f"{name} are a tuple of integers, one for each clip, not {shown(seeds)}")
         if len(seeds) > MOST_CLIPS:
             raise ValueError(f"{name} are {len(seeds):,}: give at most {MOST_CLIPS:,} at once")
         for seed in seeds:
             check_number(f"one of {name}", seed, -MOST_SEED, MOST_SEED)
     check_number("frames", frames, 1, MOST_FRAMES, whole=True)
-    for name, kinds in (("text", str), ("labels", str | int)):
+    for name, kinds in (("text", str), ("labels", str | Integral)):
         value = getattr(request, name)
         if value is not None and not (isinstance(value, tuple | list) and all(isinstance(one, kinds) for one in value)):
             raise ValueError(f"{name} is a list with one for each clip, not {shown(value)}")

@@ -30,6 +30,7 @@ from kinema.zoo.files import (
     CONFIG,
     FORMAT,
     GENERATOR,
+    MANIFEST,
     check_files,
     damaged_message,
     encode_model,
@@ -114,7 +115,8 @@ def load(path: str | Path) -> Checkpoint:
     """The checkpoint in `path`, or the newest of a run; raises ValueError, naming the file, if one is damaged."""
     file = find_model_file(Path(path))
     folder, model = file.parent, read_model(file)
-    check_files(folder, (CONFIG, TRAINING, OPTIMIZERS, PROGRESS))
+    if (folder / MANIFEST).is_file():  # as there is none of a kinema from before there were checksums
+        check_files(folder, (CONFIG, TRAINING, OPTIMIZERS, PROGRESS))
     training = read_tensors(folder / TRAINING)[1]
     try:
         optimizers = torch.load(folder / OPTIMIZERS, weights_only=True, map_location="cpu")

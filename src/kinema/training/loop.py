@@ -29,7 +29,7 @@ from kinema.training.optimizers import load_optimizer, make_optimizers
 from kinema.types import Batch, ClipSpec, Progress, hash_seed, no_progress
 from kinema.zoo import is_model, load_codec, load_model
 from kinema.zoo.files import CODEC, GENERATOR, list_checkpoints
-from kinema.zoo.tensors import TRAINING_COPIES, check_fits, check_tensors
+from kinema.zoo.tensors import TRAINING_COPIES, check_fits, check_tensors, outline
 
 __all__ = ["Trainer", "train", "validate"]
 
@@ -52,7 +52,7 @@ class Trainer:
         family = experiment.family.resolve_codec(lambda name: load_codec(name)[0], source.spec).fitted(source.spec)
         self.experiment = replace(experiment, family=family)
         self.config = experiment.train
-        check_fits(family, runtime.device, TRAINING_COPIES)
+        check_fits(outline(family), runtime.device, TRAINING_COPIES)
         torch.manual_seed(self.config.seed)  # the same on all ranks, so that all start from the same weights
         self.family: Family = family.build().to(runtime.device)
         if experiment.data.cache_latents and self.family.codec is None:

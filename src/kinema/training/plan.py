@@ -70,6 +70,8 @@ def make_plan(experiment: Experiment, source: Source, runtime: Runtime) -> Plan:
         )
     finally:
         trainer.close()
+        del trainer
+        release_freed_memory()  # or the run itself would seem not to fit
 
 
 def _check_memory(trainer: Trainer, feed: Source) -> None:

@@ -169,15 +169,20 @@ def export(name: str | Path, out: Path, config: dict[str, Any], half: bool = Fal
         if broken := [n for n, x in tensors.items() if not x.isfinite().all()]:
             raise ValueError(f"{name}: {broken[0]} has weights that float16 cannot hold: export without --half")
     with atomic_path(out) as unfinished:
-        write_file(unfinished, encode_model(tensors, config))
+        write_file(unfinished, encode_model(tensors, config, checksum=True))
     return out
 
 
-def encode_model(tensors: Mapping[str, Tensor], config: dict[str, Any]) -> bytes:
-    """The bytes of a model file, with a checksum (CRC-32) of its configuration and tensors."""
+def encode_model(tensors: Mapping[str, Tensor], config: dict[str, Any], checksum: bool = False) -> bytes:
+    """The bytes of a model file; `checksum` adds one (CRC-32) of the configuration and the tensors.
+
+    What a checkpoint holds has its checksums in the manifest.
+    """
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"kinema": json.dumps({"format": FORMAT, **config})}
-    return save(packed, metadata=metadata | {"crc32": _content_checksum(metadata, packed)})
+    if checksum:
+        metadata["crc32"] = _content_checksum(metadata, packed)
+    return save(packed, metadata=metadata)
 
 
 def _content_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -241,7 +246,8 @@ def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        if "crc32" in metadata and metadata["crc32"] != _content_checksum(metadata, tensors):
+        stated = [value for key, value in metadata.items() if key not in {"kinema", "format"}]  # one, or none
+        if stated and stated != [_content_checksum(metadata, tensors)]:
             raise ValueError("it is not what was saved, by its checksum")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(damaged_message(file, error)) from error

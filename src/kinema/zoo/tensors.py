@@ -13,31 +13,37 @@ from kinema.runtime.memory import available_memory
 __all__ = ["TRAINING_COPIES", "check_fits", "check_tensors", "outline"]
 
 TRAINING_COPIES = 4  # of the weights, at least: their gradients, their average and one moment beside them
-HALVES = (torch.float16, torch.bfloat16)  # that a file may have in place of float32, as an export has
+HALVES = (torch.float16, torch.bfloat16)  # that a file may have in place of wider numbers, as an export has
 FIX = "make the settings of --family smaller (kinema train FAMILY --help lists them)"
 
 
-def outline(config: FamilyConfig) -> Family:
+def outline(config: FamilyConfig) -> Family | None:
     """The untrained family on the device "meta", which takes no memory; raises ValueError as `config.build`.
 
-    A family of another package that cannot be built there is built as usual.
+    None for a family of another package that cannot be built there: what its weights are is known once it is built.
     """
     try:
         with torch.device("meta"):
             return config.build()
-    except RuntimeError as error:
+    except ValueError:
+        raise
+    except Exception as error:
         if "overflow" in str(error):
             raise ValueError(f"these settings make a network of more weights than can be counted: {FIX}") from None
-        return config.build()
+        return None
 
 
-def check_fits(config: FamilyConfig, device: torch.device, copies: int = 1) -> None:
-    """Raise ValueError, before memory is taken, unless `copies` copies of the family's weights fit into the device's.
+def check_fits(family: Family | None, device: torch.device, copies: int = 1) -> None:
+    """Raise ValueError, before memory is taken, unless an outlined family fits into the device's, trained parts often.
 
-    And as `config.build` does.
+    `copies` are those of a weight that is trained; frozen ones, as a codec's, are there once.
     """
-    tensors = outline(config).state_dict().values()
-    count, needed = sum(x.numel() for x in tensors), copies * sum(x.numel() * x.element_size() for x in tensors)
+    if family is None:
+        return
+    trained = {id(p) for p in family.parameters() if p.requires_grad}
+    tensors = [*family.parameters(), *family.buffers()]
+    count = sum(x.numel() for x in tensors)
+    needed = sum((copies if id(x) in trained else 1) * x.numel() * x.element_size() for x in tensors)
     room = available_memory(device)
     if needed > room:
         what = "its weights take" if copies == 1 else "training them takes"
@@ -66,7 +72,7 @@ def _difference(found: object, expected: Tensor) -> str:
     """What is wrong with a tensor; "" where nothing is."""
     if not isinstance(found, Tensor):
         return f"is {_kind(found)}, not {_kind(expected)}"
-    narrower = expected.dtype == torch.float32 and found.dtype in HALVES
+    narrower = expected.is_floating_point() and found.dtype in HALVES
     if found.shape != expected.shape or not (found.dtype == expected.dtype or narrower):
         return f"is {_kind(found)}, not {_kind(expected)}"
     if found.is_floating_point() and not found.isfinite().all():
