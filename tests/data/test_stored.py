@@ -71,9 +71,7 @@ def test_a_file_is_not_taken_for_another(tmp_path: Path) -> None:
             read(tmp_path / f"b{suffix}")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "1", "{}", '{"content": {}}', '{"content": {"fps": 5}, "checksum": 7}', "[" * 9999]
-)
+@pytest.mark.parametrize("text", ["", "[]", "1", "{}", "12345", '{"fps": 5}1234', "[" * 9999])
 def test_metadata_that_is_none_is_found(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(Damaged):

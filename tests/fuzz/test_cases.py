@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -83,7 +84,7 @@ def follow(process: subprocess.Popen[str], report: Report) -> bool:
         try:
             line = lines.get(timeout=wait)
         except Empty:
-            process.kill()
+            process.send_signal(signal.SIGABRT)  # at which faulthandler says where it was
             line, outcome, text = "", "hang", f"takes over {wait} s"
         else:
             outcome, text = "crash", "ends the process"

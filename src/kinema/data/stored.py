@@ -15,7 +15,7 @@ import numpy as np
 from kinema.data.array_headers import HEADER_LOCK
 from kinema.data.cache import atomic_write
 
-__all__ = ["ArrayWriter", "Damaged", "StoredArray", "read_metadata", "write_metadata"]
+__all__ = ["ArrayWriter", "Damaged", "StoredArray", "read_bytes", "read_metadata", "write_bytes", "write_metadata"]
 
 CHECKSUM = np.dtype("<u4")
 
@@ -131,24 +131,31 @@ def _seal(checksums: np.ndarray, name: str, shape: tuple[int, ...], dtype: np.dt
     return np.array(sealed, CHECKSUM).tobytes()
 
 
-def write_metadata(path: Path, content: dict[str, Any]) -> None:
-    """Write plain values to a JSON file, with their checksum; raises ValueError where it cannot be written."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file with its checksum at the end; raises ValueError where it cannot be written."""
     with atomic_write(path) as file:
-        file.write(json.dumps({"checksum": _checksum(path, content), "content": content}).encode())
+        file.write(content + _checksum_of(path, content))
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The values of `write_metadata`; raises OSError and Damaged."""
-    try:
-        found = json.loads(path.read_bytes())
-        content, checksum = found["content"], found["checksum"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise Damaged(path) from None
-    if checksum != _checksum(path, content):
+def read_bytes(path: Path) -> bytes:
+    """The content of `write_bytes`; raises OSError and Damaged."""
+    content = path.read_bytes()
+    content, checksum = content[: -CHECKSUM.itemsize], content[-CHECKSUM.itemsize :]
+    if checksum != _checksum_of(path, content):
         raise Damaged(path)
     return content
 
 
-def _checksum(path: Path, content: dict[str, Any]) -> int:
-    """Of values and of the name of their file, so that one is not taken for another."""
-    return zlib.crc32(f"{path.name} {json.dumps(content)}".encode())
+def _checksum_of(path: Path, content: bytes) -> bytes:
+    """Of a file's content and its name, so that one is not taken for another."""
+    return np.array(zlib.crc32(content, zlib.crc32(path.name.encode())), CHECKSUM).tobytes()
+
+
+def write_metadata(path: Path, content: dict[str, Any]) -> None:
+    """Write plain values as JSON, with a checksum; raises ValueError where it cannot be written."""
+    write_bytes(path, json.dumps(content).encode())
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The values of `write_metadata`; raises OSError and Damaged."""
+    return json.loads(read_bytes(path))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from jaxtyping import Float, Int64, UInt8
 
 from kinema.conditions.audio import SAMPLE_RATE
 from kinema.data.array_headers import HEADER_LOCK
-from kinema.data.cache import atomic_write, cache_folder, cache_limit, code_digest, digest
+from kinema.data.cache import cache_folder, cache_limit, code_digest, digest
+from kinema.data.stored import Damaged, read_bytes, write_bytes
 from kinema.data.writing import from_uint8
 from kinema.evaluation.clip_sets import BATCH, ClipBatch, ClipSet
 from kinema.metrics.acd import acd
@@ -42,7 +44,6 @@ __all__ = ["Rows", "clip_measures", "measure_clips"]
 
 SAMPLES = 8  # clips that are kept for the report
 PER_FRAME = " per frame"
-NAME = "name"  # of the array with the name of its file
 OTHERS = ("features", "classes", "directions", "samples", "captions", "thumbnails")  # in a file; the rest are measures
 
 Arrays = dict[str, np.ndarray]
@@ -155,8 +156,9 @@ def _prefetched(read: Callable[[int], Arrays | ClipBatch], count: int) -> Iterat
 def _keep(path: Path, part: Arrays) -> bool:
     """Write what was measured into the cache; warns and returns False where it cannot be written."""
     try:
-        with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, **{NAME: np.array(_file_name(path))}, **part)
+        content = BytesIO()
+        np.savez(content, allow_pickle=False, **part)
+        write_bytes(path, content.getvalue())
     except ValueError as error:
         warnings.warn(f"what is measured is not kept: {error}", stacklevel=2)
         return False
@@ -225,13 +227,8 @@ def _load(path: Path) -> Arrays | None:
     try:
         with suppress(OSError):  # of a cache that may only be read, or without the file
             os.utime(path)
-        with HEADER_LOCK, np.load(path, allow_pickle=False) as found:  # which checks the checksums of the .npz
-            arrays = dict(found)
-        return arrays if str(arrays.pop(NAME)) == _file_name(path) and arrays.keys() >= {*OTHERS} else None
-    except Exception:  # of many types
+        content = BytesIO(read_bytes(path))
+        with HEADER_LOCK, np.load(content, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, Damaged):
         return None
-
-
-def _file_name(path: Path) -> str:
-    """The name of a batch's file, which is kept in it so that it is not taken for another."""
-    return f"{path.parent.name}/{path.name}"
