@@ -72,14 +72,14 @@ def test_results_that_cannot_be_written_lose_no_model(clips: Path, tmp_path: Pat
     monkeypatch.setattr("kinema.cli.train.write_results", fail)
     status, _, err = kinema("train", "--data", clips, "--out", tmp_path / "x", "--steps", 1, *SMALL)
     assert status == 0 and "saved" in err and "the results could not be written: the folder is gone" in err
-    assert "nothing was left" not in err
+    assert "nothing is left" not in err
 
 
 def test_a_run_whose_budget_is_spent_says_so(clips: Path, tmp_path: Path, kinema) -> None:
     small = ["--data.frames", 8, *SMALL[2:6], "--train.batch", 2, "--family.ngf", 4, "--family.ndf", 4]
     assert kinema("train", "vgan", "--data", clips, "--out", tmp_path / "x", "--steps", 1, *small)[0] == 0
     status, _, err = kinema("train", "--out", tmp_path / "x", "--resume")
-    assert status == 0 and "nothing was left to train: give more --steps" in err and "saved" in err
+    assert status == 0 and "nothing is left of the budget: give more --steps" in err and "saved" not in err
 
 
 def test_a_stopped_run_is_not_complete(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
@@ -10,9 +9,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import kinema
 from kinema import __version__
@@ -37,7 +37,9 @@ COMMANDS = {
     "data check": "describe a folder of clips, and show the frames that training reads",
 }
 
-LONG_WORD = re.compile(r"(\S{1000})\S+")  # of an error, such as a number of thousands of digits
+LONG_WORD = re.compile(r"(\S{400})\S+")  # of an error, such as a number of thousands of digits
+
+LONGEST = 4000  # characters of an error
 
 EXAMPLES = """\
 examples:
@@ -52,9 +54,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after an error that the user can fix (one line on stderr), or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     _share_cores()
+    error_stream = sys.stderr
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), _StandardError(sys.stderr or _nowhere())
+    try:
+        return _main(words)
+    finally:
+        sys.stderr = error_stream
+
+
+def _nowhere() -> TextIO:
+    """A stream for one that was closed before the start."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+class _StandardError:
+    """Standard error, whose reader may leave and whose disk may be full: that ends nothing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """The same."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Write nothing more, or the interpreter's last flush would fail too."""
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _main(words: Sequence[str]) -> int:
+    """The same, with streams that can be written to."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")  # a name of a file may be no text
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
     try:
@@ -74,9 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kinema: {_one_line(line)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search(r"allocate memory|out of memory", str(error)):
+        if re.search(r"home directory|Symlink loop", str(error)):  # of a path that is none
+            print(f"kinema: {_one_line(error)}", file=sys.stderr)
+        elif isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error)):
+            print("kinema: the memory is full: take fewer clips at once, or fewer or smaller frames", file=sys.stderr)
+        else:
             raise
-        print("kinema: the memory is full: take fewer clips at once, or fewer or smaller frames", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kinema: stopped", file=sys.stderr)
@@ -117,7 +167,8 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 
 def _one_line(message: object) -> str:
     """An error or a warning as one line, which may quote files."""
-    return LONG_WORD.sub(r"\1...", printable(" ".join(str(message).split())))
+    line = LONG_WORD.sub(r"\1...", printable(" ".join(str(message).split())))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def _help() -> str:

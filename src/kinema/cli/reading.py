@@ -144,7 +144,7 @@ def read_mask(model: Model, path: str) -> Bool[np.ndarray, "H W"]:
     Raises ValueError if it cannot be read, or is all black or all white.
     """
     fit = model.experiment.data.fit
-    kept = resize(read_image(path), model.spec.height, model.spec.width, fit).mean(-1) < 128
+    kept = resize(read_image(Path(path).expanduser()), model.spec.height, model.spec.width, fit).mean(-1) < 128
     if kept.all() or not kept.any():
         raise ValueError(f"{path} is all {'black' if kept.all() else 'white'}: black is kept, white is generated")
     return kept

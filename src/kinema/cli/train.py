@@ -98,9 +98,13 @@ def main(words: Sequence[str]) -> None:
     report([file for file in source.skipped if file not in known])
     needs_known = experiment.family.context_frames or FAMILIES.name_of(type(experiment.family)) in CODECS
     known = " --known CLIP" if needs_known else ""
-    if last in before:
-        say("nothing was left to train: give more --steps or --minutes in all, those before included", console)
-    say(f"saved {last}; clips: kinema sample {out}{known} --out {out}/clips", console)
+    spent = last in before
+    done = (
+        "nothing is left of the budget: give more --steps or --minutes in all, those before included" if spent else ""
+    )
+    say(f"{done or f'saved {last}'}; clips: kinema sample {out}{known} --out {out}/clips", console)
+    if spent and (out / "results" / "report.html").exists():
+        return
     if arguments.name is None and is_complete(last, experiment.train):
         try:
             write_results(out, experiment.data, arguments.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def scan(root: str | Path, label: str = "label", camera: str = "", outside: bool
     columns, skipped = found.columns, found.skipped
     if label not in {"label", "none"} | columns.keys():
         raise ValueError(f"{root}: its metadata has no column {label!r}; it has {', '.join(sorted(columns)) or 'none'}")
-    clips = dict(sorted((clip_name(clip, root), clip) for file in found.files.values() for clip in file))
+    named = ((clip_name(clip, root), clip) for file in found.files.values() for clip in file)
+    clips = dict(sorted(named, key=itemgetter(0)))
     if not clips:
         suffixes = " ".join(sorted(frozenset().union(*(reader.suffixes for reader in readers))))
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
@@ -152,7 +154,7 @@ class _Found:
                 name = _name(path, self.root)
                 if left := self._left(path, table.parent, row):
                     self._skip(path, f"{_name(table, self.root)} names {left}{OUTSIDE}")
-                elif name not in named and not _exists(path):
+                elif name not in named and not _is_there(path):
                     self._skip(path, f"named in {_name(table, self.root)} but does not exist")
                 elif named.setdefault(name, table) != table:
                     self.files[name] = self._with_row(self.files[name], row, table.parent, missing_only=True)
@@ -194,7 +196,7 @@ class _Found:
         if self.outside:
             return ""
         actions = tables.cell(row, tables.ACTIONS)
-        named = [("it", path), (f"its actions {actions}", folder / (actions or "."))]
+        named = [(tables.cell(row, tables.FILE, "it"), path), (f"its actions {actions}", folder / (actions or "."))]
         return next((what for what, file in named if not _is_below(file, self.above)), "")
 
     def _skip(self, path: Path, reason: str) -> None:
@@ -260,10 +262,10 @@ def _walk(root: Path, readers: Sequence[Reader]) -> _Tree:
     return tree
 
 
-def _exists(path: Path) -> bool:
-    """Whether there is such a file or folder; not where its name is too long to be one."""
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, and no pipe or device; not where its name is too long to be one."""
     try:
-        return path.exists()
+        return path.is_file() or path.is_dir()
     except (OSError, ValueError):
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,20 @@ from typing import Any
 
 from kinema.data.limits import most_bytes
 
-__all__ = ["ACTIONS", "CAPTION", "FILE", "FPS", "GROUP", "SPLIT", "cell", "column", "find_tables", "rows", "sidecar"]
+__all__ = [
+    "ACTIONS",
+    "CAPTION",
+    "FILE",
+    "FPS",
+    "GROUP",
+    "SPLIT",
+    "cell",
+    "check_parquet",
+    "column",
+    "find_tables",
+    "rows",
+    "sidecar",
+]
 
 # names of columns by what they are, in lower case; of several the first that has a value counts
 FILE = ("file_name", "filename", "file", "file_path", "path", "video", "video_path", "video_file", "media_path", "clip")
@@ -140,7 +154,7 @@ def _lower(row: Any) -> Any:
     if not isinstance(row, dict):
         return row
     lower = [str(name).strip().lower() for name in row]
-    if double := [name for name in lower if lower.count(name) > 1]:
+    if double := [name for name, count in Counter(lower).items() if count > 1]:
         raise ValueError(f"it has two columns {double[0]}: rename one of them")
     return dict(zip(lower, row.values(), strict=True))
 
@@ -169,7 +183,7 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             break
     else:
         raise ValueError(f"it has no column {FILE[0]}")
-    if double := [name for name in header if name and header.count(name) > 1]:
+    if double := [name for name, count in Counter(header).items() if name and count > 1]:
         raise _BadLine(before + 1, f"it has two columns {double[0]}: rename one of them")
     reader = csv.reader(lines[before + 1 :], delimiter=delimiter, skipinitialspace=True)
     end = before + 1  # lines so far
@@ -204,17 +218,24 @@ def _pairs(paths: list[str], captions: list[str], of: Path) -> Iterator[tuple[in
             yield line, {FILE[0]: path, CAPTION[0]: caption}
 
 
+def check_parquet(table: Path, row: int = ROW) -> None:
+    """Raise ValueError for a table that takes more than `most_bytes`, at `row` bytes of memory a row."""
+    import pyarrow.parquet
+
+    known = pyarrow.parquet.read_metadata(table)
+    size = sum(known.row_group(k).total_byte_size for k in range(known.num_row_groups))
+    if max(row * known.num_rows, TEXT * size) > most_bytes():
+        large = f"it has {known.num_rows} rows and {size / 1e6:.0f} MB unpacked"
+        raise ValueError(f"{large}: split it, or set $KINEMA_MOST_GB higher")
+
+
 def _parquet(table: Path) -> list[dict[str, Any]]:
     try:
         import pyarrow.parquet
     except ImportError:
         raise ValueError("Parquet needs pyarrow: pip install 'kinema[parquet]'") from None
     try:
-        known = pyarrow.parquet.read_metadata(table)
-        size = sum(known.row_group(k).total_byte_size for k in range(known.num_row_groups))
-        if max(ROW * known.num_rows, TEXT * size) > most_bytes():
-            large = f"it has {known.num_rows} rows and {size / 1e6:.0f} MB unpacked"
-            raise ValueError(f"{large}: split it, or set $KINEMA_MOST_GB higher")
+        check_parquet(table)
         return pyarrow.parquet.read_table(table).to_pylist()
     except (OSError, OverflowError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"it cannot be read ({str(error).splitlines()[0]})") from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,8 +70,7 @@ def save_step(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     final = run / f"step-{checkpoint.step:08d}"
     temporary = run / f".{final.name}.{os.getpid()}"
     try:
-        for unfinished in run.glob(".step-*"):  # of a process that was killed while saving
-            shutil.rmtree(unfinished)
+        _remove_unfinished(run)
         temporary.mkdir(parents=True)
         if checkpoint.codec is not None and not (run / CODEC).exists():
             write_file(temporary / CODEC, encode_model(checkpoint.codec, {}))
@@ -107,6 +107,11 @@ def remove_old(run: Path, keep: int = 2) -> None:
     for old in list_checkpoints(run)[:-keep]:
         with suppress(OSError):  # under another name, as a part of one is none
             old.rename(run / f".{old.name}.old")
+    _remove_unfinished(run)
+
+
+def _remove_unfinished(run: Path) -> None:
+    """Delete what a process that was killed while saving, or while deleting, left."""
     for left in run.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -120,12 +125,16 @@ def load(path: str | Path) -> Checkpoint:
     training = read_tensors(folder / TRAINING)[1]
     try:
         optimizers = torch.load(folder / OPTIMIZERS, weights_only=True, map_location="cpu")
+        if not isinstance(optimizers, dict):
+            raise ValueError(f"it holds a {type(optimizers).__name__}")
     except Exception as error:  # a damaged file raises many types
         raise ValueError(damaged_message(folder / OPTIMIZERS, error)) from error
     try:
         progress = json.loads((folder / PROGRESS).read_text())
         step, seconds = progress["step"], progress["seconds"]
-        if type(step) is not int or not 0 <= step <= MOST_STEPS or not 0 <= seconds < math.inf:
+        number = re.fullmatch(r"step-(\d+)", folder.name)
+        is_own = number is None or step == int(number[1])
+        if type(step) is not int or not is_own or not 0 <= step <= MOST_STEPS or not 0 <= seconds < math.inf:
             raise ValueError(f"step {step} after {seconds} seconds")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(damaged_message(folder / PROGRESS, error)) from error

@@ -35,6 +35,7 @@ __all__ = ["Trainer", "train", "validate"]
 
 FREE_SETTINGS = {"family.sampling"}  # may change when a run is resumed
 CALIBRATION_BATCHES, CALIBRATION_BATCH = 48, 8  # clips that codecs are computed from
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 CALIBRATION_SEED = hash_seed("calibrate")
 FIXED_TRAINING = ("init_from", "optimizer")  # may not
 FIXED_DATA = ("holdout", "fit")
@@ -467,7 +468,7 @@ def _stop_signals() -> Iterator[_Stop]:
         signal.signal(number, before[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup and in background jobs
                 before[number] = signal.signal(number, request)
     except ValueError:  # only the main thread can handle signals

@@ -51,7 +51,8 @@ def make_optimizers(
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str) -> None:
     """Load the moments of a saved `state_dict`; the settings stay those of now.
 
-    Fused kernels check nothing of what they are given, so all of it is checked first. Raises ValueError, in one line
+    Fused kernels check nothing of what they are given, so all of it is checked first, and copied into the parameters'
+    own memory layout. Raises ValueError, in one line
     that begins with `what`, where it is not a state of this optimizer.
     """
     own = optimizer.state_dict()
@@ -65,7 +66,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str) -> N
     if counts != own_counts or not saved.keys() <= {*range(len(parameters))}:
         raise ValueError(f"{what}: it is of {sum(counts)} parameters, not of these {len(parameters)}")
     for number, moments in saved.items():
-        check_tensors(moments, _moments(optimizer, parameters[number]), f"{what}: parameter {number}")
+        own_moments = _moments(optimizer, parameters[number])
+        check_tensors(moments, own_moments, f"{what}: parameter {number}")
+        saved[number] = {name: torch.empty_like(own).copy_(moments[name]) for name, own in own_moments.items()}
     optimizer.load_state_dict({"state": saved, "param_groups": own["param_groups"]})
 
 

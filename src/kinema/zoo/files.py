@@ -256,11 +256,19 @@ def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def damaged_message(file: Path, error: Exception) -> str:
     """The error message for a file of a checkpoint that cannot be read."""
-    fix = ""
-    if re.fullmatch(r"step-\d+", file.parent.name):
-        fix = f"; to resume from the checkpoint before it, remove {file.parent}"
+    step = file.parent
+    if file.name == CODEC:
+        fix = "put a copy of it there, or train again: all steps of the run need it"
+    elif not re.fullmatch(r"step-\d+", step.name):
+        fix = "copy it, or export it, again"
+    elif len(list_checkpoints(step.parent)) > 1:
+        fix = f"to resume from the checkpoint before it, remove {step}"
+    elif file.name == GENERATOR:
+        fix = "put a copy of it there, or train again"
+    else:
+        fix = f"it cannot be resumed, but sampled and started from: --train.init-from {step}"
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return f"{file}: damaged or not a kinema file ({reason}){fix}"
+    return f"{file}: damaged or not a kinema file ({reason}); {fix}"
 
 
 def _decode_config(file: Path, metadata: dict[str, str]) -> dict[str, Any]:

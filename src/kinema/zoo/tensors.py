@@ -72,6 +72,8 @@ def _difference(found: object, expected: Tensor) -> str:
     """What is wrong with a tensor; "" where nothing is."""
     if not isinstance(found, Tensor):
         return f"is {_kind(found)}, not {_kind(expected)}"
+    if found.layout != torch.strided or found.is_meta:
+        return "is not dense"
     narrower = expected.is_floating_point() and found.dtype in HALVES
     if found.shape != expected.shape or not (found.dtype == expected.dtype or narrower):
         return f"is {_kind(found)}, not {_kind(expected)}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tokenize
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,12 +23,16 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
     Row t is what was done on the way to frame t. Raises ReadError where it cannot be read, is empty or has a number
     that is not finite.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
+    if not path.is_file():  # a pipe would wait for ever, and a device never end
+        raise ReadError(path, "there is no such file")
     try:
         if path.suffix.lower() == ".npy":
             with HEADER_LOCK, path.open("rb") as file:
                 check_header(file)
-                table = np.load(path, mmap_mode="r", allow_pickle=False)  # raises where the header promises too much
+                table: Any = np.load(
+                    path, mmap_mode="r", allow_pickle=False
+                )  # raises where the header promises too much
         elif path.suffix.lower() == ".csv":
             _check_size(path, TEXT * path.stat().st_size)
             table = _csv(path.read_text(encoding="utf-8-sig"))
@@ -38,15 +42,15 @@ def read_actions(path: str | Path) -> Float32[np.ndarray, "T A"]:
         raise
     except OSError as error:
         raise ReadError(path, error.strerror or "it cannot be read") from error
-    except (
-        ArithmeticError, EOFError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError, tokenize.TokenError
-    ) as error:  # fmt: skip
+    except Exception as error:  # of many types
         raise ReadError(path, f"it is not a table of numbers ({error})") from error
     return to_actions(path, table)
 
 
 def to_actions(path: Path, values: np.ndarray) -> Float32[np.ndarray, "T A"]:
     """Numbers [T, A] or [T] that were read from a file; raises ReadError as `read_actions` does."""
+    if not isinstance(values, np.ndarray):
+        raise ReadError(path, "it is not a table of numbers but an archive")
     if values.dtype.kind not in "buif":
         raise ReadError(path, f"it is not a table of numbers but of {values.dtype}")
     _check_size(path, 4 * values.size)

@@ -47,6 +47,7 @@ DecodeFrame = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as uprig
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
 PIXEL_BYTES = 36  # of memory that decoding takes for each pixel, at most: H.264 with 16 frames that others refer to
 LEAST_CHECKED = 2**27  # bytes
+RATES = 1e-6, 1e6  # frames a second, at least and at most
 MAX_FRAME_SECONDS = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
 ROUNDED = 6e-3  # seconds that a frame may come late where frames are taken by time, as a GIF rounds to hundredths
 EARLY = 0.25  # of an interval; the same where frames are many
@@ -269,6 +270,8 @@ def clip_info(clip: Clip) -> ClipInfo:
         info = find_reader(clip.path).info(clip)
     except OSError as error:
         raise ReadError(clip.path, str(error.strerror or error)) from error
+    if not RATES[0] <= (clip.fps or info.fps) <= RATES[1]:
+        raise ReadError(clip.path, f"{clip.fps or info.fps:g} frames a second cannot be right")
     if clip.fps is None:
         return info
     seconds = None if info.seconds is None else info.seconds * info.fps / clip.fps

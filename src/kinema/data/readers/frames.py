@@ -107,7 +107,7 @@ def _images(folder: Path) -> list[Path]:
             if entry.name.startswith(".") or suffix in BESIDE:
                 continue
             match = NUMBERED.fullmatch(stem)
-            if suffix not in SUFFIXES or match is None or entry.is_dir():
+            if suffix not in SUFFIXES or match is None or not entry.is_file():  # a pipe would wait for ever
                 return []
             kinds.add((match["prefix"], suffix))
             count += 1

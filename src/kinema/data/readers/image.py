@@ -88,7 +88,7 @@ def read_image(path: str | Path, content: bytes | None = None) -> UInt8[np.ndarr
 
     `content` is that of an image inside the file `path`.
     """
-    with _opened(Path(path).expanduser(), content) as image:
+    with _opened(Path(path), content) as image:
         return _to_rgb(image)
 
 

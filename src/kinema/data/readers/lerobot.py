@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from kinema.data import tables
 from kinema.data.readers.actions import to_actions
 from kinema.data.readers.base import Clip, ClipInfo, DecodeFrame, Reader, ReadError
 from kinema.data.readers.image import read_image
@@ -28,6 +29,7 @@ DAMAGED = (  # what is raised of files that are damaged
     AttributeError, IndexError, MemoryError, OSError, OverflowError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 PLACES = re.compile(r"\{\w+(:0?\d\d?d?)?\}")  # in the patterns of paths
+ROW = 64  # bytes of memory that a row of numbers takes, about
 NEAR = 0.25  # intervals between frames; a picture counts for a row whose time is no farther
 
 
@@ -46,7 +48,9 @@ class LeRobotReader(Reader):
 
     def can_read(self, path: Path) -> bool:
         """Whether it is a folder with a `meta/info.json`."""
-        return (path / INFO).is_file()
+        with suppress(OSError):  # of a folder that may not be entered, or whose path is too long
+            return (path / INFO).is_file()
+        return False
 
     def clips(self, path: Path) -> Sequence[Clip]:
         """A clip for each episode and camera; one for a bad dataset."""
@@ -217,6 +221,7 @@ def _v3(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
     for file in _metadata(path)[1:]:
+        tables.check_parquet(file)
         names = [name for name in pyarrow.parquet.read_schema(file).names if not name.startswith("stats/")]
         yield from pyarrow.parquet.ParquetFile(file).read(names).to_pylist()
 
@@ -236,7 +241,7 @@ def _episode(folder: Path, info: Mapping[str, Any], row: Mapping[str, Any], film
     def place(kind: str, prefix: str, **names: str) -> Path:
         in_file = {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index") if f"{prefix}/{name}" in row}
         bad = ReadError(folder, f"its {kind} is {info[kind]!r}")
-        if PLACES.sub("", info[kind]).strip("{}") != PLACES.sub("", info[kind]):
+        if {"{", "}"} & {*PLACES.sub("", info[kind])}:
             raise bad
         place = Path(info[kind].format(**own, **in_file, **names))
         if place.is_absolute() or ".." in place.parts:  # not in its folder
@@ -268,6 +273,9 @@ def _rows(episode: _Episode, columns: Sequence[str]) -> Any:
     """These columns of an episode, an Arrow table in the order of the frames."""
     import pyarrow.parquet
 
+    if not episode.table.is_file():
+        raise ReadError(episode.table, "there is no such file")
+    tables.check_parquet(episode.table, ROW)
     names = pyarrow.parquet.read_schema(episode.table).names
     if missing := [name for name in ("episode_index", "frame_index", *columns) if name not in names]:
         raise ReadError(episode.table, f"it has no column {missing[0]}")

@@ -9,7 +9,6 @@ import lzma
 import shutil
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -223,9 +222,9 @@ def _reading(path: Path) -> Iterator[tarfile.TarFile]:
             most = max(most_bytes(), MOST_TIMES * size) if unpack else None
             with tarfile.open(mode="r:", fileobj=cast("IO[bytes]", _Limited(path, content, most))) as file:
                 yield file
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, ReadError):
-            raise
+    except ReadError:
+        raise
+    except Exception as error:  # of many types
         raise ReadError(
             path, f"it cannot be read as a tar file ({(str(error) or 'it is empty').splitlines()[0]})"
         ) from error
