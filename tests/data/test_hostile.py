@@ -251,7 +251,7 @@ def test_a_rate_that_is_none(tmp_path: Path, read: Read, fps: str) -> None:
     np.save(tmp_path / "clips/a.npy", IMAGES)
     (tmp_path / "clips/metadata.csv").write_text(f"file_name,fps\na.npy,{fps}\n")
     found = read()
-    assert found["frames"] == [8] or "which is not a number above 0" in found["lines"][0]
+    assert "which is not a number above 0" in found["lines"][0] or "cannot be right" in found["lines"][0]
 
 
 def test_lone_surrogates_are_kept_as_their_escapes(tmp_path: Path, read: Read) -> None:

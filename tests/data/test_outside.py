@@ -133,7 +133,7 @@ def test_data_check_reads_outside_if_it_may(clips: Path, kinema: Callable[..., t
     words = "data", "check", clips, "--data.frames", 2, "--out", clips.parent / "sheet.png"
     status, out, _ = kinema(*words)
     assert status == 0 and "2 found, 1 usable, 1 skipped" in out
-    assert "skipped ../secret.npy: metadata.csv names it, which is outside of the folder" in out
+    assert "skipped ../secret.npy: metadata.csv names ../secret.npy, which is outside of the folder" in out
     status, out, _ = kinema(*words, "--data.outside")
     assert status == 0 and "2 found, 2 usable, 0 skipped" in out
 

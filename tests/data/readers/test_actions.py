@@ -38,7 +38,7 @@ def test_npy(tmp_path: Path, shape: tuple[int, ...]) -> None:
         ("a.csv", b"1,2\n3,nan\n", "row 1 has a number that is not finite"),
         ("a.npy", b"\x93NUMPY cut", "not a table of numbers"),
         ("a.txt", b"1", r"\.npy and \.csv"),
-        ("b.csv", None, "No such file"),
+        ("b.csv", None, "no such file"),
     ],
 )
 def test_bad_tables(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
