@@ -73,5 +73,8 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch: py
     peaks = iter([1e9, 2e9])  # of 2 and 4 clips: half a gigabyte a clip
     monkeypatch.setattr(module, "peak_memory", lambda device: next(peaks))
     monkeypatch.setattr(module, "available_memory", lambda device: 1e9)
-    with pytest.raises(ValueError, match=r"a step of 8 clips needs about 4.0 GB, and 0.9 GB are free.*batch 5"):
+    with pytest.raises(
+        ValueError,
+        match=r"--train.batch 16 is too large: a step of 8 clips takes about 2.0 GB more, and 0.9 GB are free: make it 5",
+    ):
         make_plan(experiment(batch=16), WORLD, CPU)

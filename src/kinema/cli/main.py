@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import kinema
 from kinema import __version__
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr = error_stream
 
 
-def _nowhere() -> TextIO:
+def _nowhere() -> Any:
     """A stream for one that was closed before the start."""
     return open(os.devnull, "w", encoding="utf-8")
 
@@ -70,7 +70,7 @@ def _nowhere() -> TextIO:
 class _StandardError:
     """Standard error, whose reader may leave and whose disk may be full: that ends nothing."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

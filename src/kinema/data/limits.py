@@ -1,6 +1,6 @@
 """How much is read of one clip: limits that a few bytes of a damaged or hostile file would exceed, and their settings.
 
-$KINEMA_MOST_PIXELS    pixels of a picture (33554432; one of 7680x4320 has fewer)
+$KINEMA_MOST_PIXELS    pixels of a picture (16777216; one of 5120x2880 has fewer)
 $KINEMA_MOST_FRAMES    frames of a clip (1000000), a hundredth as many pages of an image, and a tenth as many clips
                        of an array or members of a shard
 $KINEMA_MOST_GB        gigabytes that an array, a sound, a table or an archive may take in memory unpacked (1)
@@ -13,7 +13,7 @@ import os
 
 __all__ = ["check_limits", "most_bytes", "most_frames", "most_members", "most_pages", "most_pixels"]
 
-DEFAULTS = {"KINEMA_MOST_PIXELS": 2.0**25, "KINEMA_MOST_FRAMES": 1e6, "KINEMA_MOST_GB": 1.0}
+DEFAULTS = {"KINEMA_MOST_PIXELS": 2.0**24, "KINEMA_MOST_FRAMES": 1e6, "KINEMA_MOST_GB": 1.0}
 
 
 def most_pixels() -> int:

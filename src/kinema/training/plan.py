@@ -23,6 +23,7 @@ STEPS = 3  # that are timed
 DECODED = 8  # clips whose PSNR is measured
 FEWEST = 2  # clips of the first batch: of 1 there is no batch normalisation
 KEPT = 2  # checkpoints of a run
+FAR = 8  # times the free memory; what a batch takes is not known well from a few clips
 SPARE = 0.9  # share of the available memory that a run may take
 
 
@@ -83,16 +84,15 @@ def _check_memory(trainer: Trainer, feed: Source) -> None:
             trainer.advance()
         peak = peak_memory(device)
         if before is not None and peak is not None:
-            growth, following = max(0.0, peak - before), min(batch, 2 * size)
-            needed = growth * (following - size) / (size - size // 2)
+            of_a_clip = max(0.0, peak - before) / (size - size // 2)
             room = SPARE * available_memory(device)
-            if needed > room:
-                fits = size + int(room / needed * (following - size))
-                raise ValueError(
-                    f"a step of {following} clips needs about {(peak + needed) / 1e9:.1f} GB, and {room / 1e9:.1f} GB "
-                    f"are free: make it --train.batch {fits}, or frames fewer or smaller (--data.frames, "
-                    "--data.height, --data.width)"
-                )
+            for clips, times in ((min(batch, 2 * size), 1), (batch, FAR)):  # soon, and at last
+                if (needed := of_a_clip * (clips - size)) > times * room:
+                    raise ValueError(
+                        f"--train.batch {batch} is too large: a step of {clips:,} clips takes about {needed / 1e9:.1f} "
+                        f"GB more, and {room / 1e9:.1f} GB are free: make it {size + int(room / of_a_clip)}, or frames "
+                        "fewer or smaller (--data.frames, --data.height, --data.width)"
+                    )
         before, size = peak, 2 * size
         release_freed_memory()  # pieces for small batches would stay beside those for large ones
 

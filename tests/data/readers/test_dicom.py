@@ -391,7 +391,7 @@ def test_files_without_a_suffix(cine: Cine, tmp_path: Path) -> None:
         ({"NumberOfFrames": 10**9}, "it is damaged or cut short: its header states 1000000000 frames of 24x16"),
         (
             {"Rows": 60_000, "Columns": 60_000, "NumberOfFrames": 1},
-            "60000x60000 have over 33554432 pixels",
+            "60000x60000 have over 16777216 pixels",
         ),
         ({"NumberOfFrames": -1}, "states -1 frames"),
         ({"Rows": None}, "there are no pixels in it"),

@@ -45,7 +45,7 @@ T = TypeVar("T")
 DecodeFrame = Callable[[], UInt8[np.ndarray, "H W 3"]]  # gives a frame as upright RGB
 
 NOMINAL_FPS = 25.0  # frames a second of what states no rate
-PIXEL_BYTES = 36  # of memory that decoding takes for each pixel, at most: H.264 with 16 frames that others refer to
+PIXEL_BYTES = 90  # of memory that decoding takes for each pixel, at most: H.264 with 16 frames that others refer to
 LEAST_CHECKED = 2**27  # bytes
 RATES = 1e-6, 1e6  # frames a second, at least and at most
 MAX_FRAME_SECONDS = 2.0  # seconds that a frame is shown at most, where frames are taken by their time
