@@ -132,8 +132,9 @@ def killed(server, make_place, model, train_words, table) -> Callable[[str, int]
                 counts.killed += 1
                 if newest(folder / "run") < max(before, reached):
                     counts.lost.append(f"step {max(before, reached)} was saved, and then {newest(folder / 'run')}")
-            is_there = "export-clips" in name and (folder / "made").exists()  # whole, and it is not written again
-            if not is_there and (command := start(folder)).wait() != 0:
+            failed = (command := start(folder)).wait() != 0
+            is_there = "export-clips" in name and "made exists" in command.err  # whole, and it is not written again
+            if failed and not is_there:
                 counts.lost.append(command.err)
                 continue
             counts.finished += 1

@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 LIMITED = ("clips", "latents", "measured")  # folders of the cache whose files can be made again
-BEGUN = 10.0  # seconds in which a file that is being written has its lock
 ABANDONED = 3600.0  # seconds since the last byte of one that is not complete
 SLACK = 1 / 16  # share of the limit that is kept free of old entries, so that the cache is looked through rarely
 
@@ -56,26 +55,40 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     with _writable(path.parent):
         _remove_leftovers(path.parent)
-        part = path.with_suffix(f".{uuid4().hex}{PART}")
+        file, part = _held_part(path)
         try:
-            with part.open("wb") as file:
-                with suppress(OSError):  # there are file systems without locks
-                    hold(file.fileno())
+            with file:
                 yield file
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
 
 
+def _held_part(path: Path) -> tuple[IO[bytes], Path]:
+    """A new file beside `path`, locked until it is closed, so that no other process takes it for a leftover."""
+    while True:
+        part = path.with_suffix(f".{uuid4().hex}{PART}")
+        file = part.open("wb")
+        with suppress(OSError):  # there are file systems without locks
+            hold(file.fileno())
+        if os.fstat(file.fileno()).st_nlink:  # or it was taken for one before it was locked
+            return file, part
+        file.close()
+
+
 @cache
 def _remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed left in a folder, once in a process."""
     for part in folder.glob(f"*{PART}"):
-        with suppress(OSError):  # it is open where that keeps it, or gone
-            if time.time() - part.stat().st_mtime > BEGUN:
-                with part.open("rb") as file:
-                    hold(file.fileno())  # raises where the process that writes it lives
-                part.unlink()
+        with suppress(OSError):  # the process that writes it lives, or it is gone
+            _check_abandoned(part)
+            part.unlink()
+
+
+def _check_abandoned(part: Path) -> None:
+    """Raise OSError where a process holds a file."""
+    with part.open("rb") as file:
+        hold(file.fileno())
 
 
 @contextmanager

@@ -441,7 +441,8 @@ def _run_lock(out: Path, runtime: Runtime) -> Iterator[None]:
     runtime.any(False)
     with lock:
         try:
-            holder.write_text(str(os.getpid()))
+            with suppress(OSError):  # of a full disk: it only helps who is refused
+                holder.write_text(str(os.getpid()))
             yield
         finally:
             with suppress(OSError):
