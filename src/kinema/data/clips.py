@@ -314,20 +314,20 @@ class FolderClips:
         The next PREFETCH are decoded meanwhile, in parallel. Raises ValueError at the end if none can be used.
         """
         pending: deque[tuple[int, Future[DecodedClip | str]]] = deque()
-        order = iter(order)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            try:
-                while True:
-                    numbers = islice(order, PREFETCH - len(pending))
-                    pending += [(clip, pool.submit(self._cache.decode, self._entries[clip])) for clip in numbers]
-                    if not pending:
-                        break
-                    clip, future = pending.popleft()
-                    found = future.result()
-                    yield clip, self._keep(clip, found)
-            finally:
-                for _, future in pending:
-                    future.cancel()
+        order, decode = iter(order), self._cache.decode
+        try:
+            while True:
+                numbers = islice(order, PREFETCH - len(pending))
+                # threads that stay: one that collects a generator, which may be any, must not wait for their end
+                pending += [(clip, _background().submit(decode, self._entries[clip])) for clip in numbers]
+                if not pending:
+                    break
+                clip, future = pending.popleft()
+                found = future.result()
+                yield clip, self._keep(clip, found)
+        finally:
+            for _, future in pending:
+                future.cancel()
         if not self._decoded:
             raise self._no_clips()
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from io import BytesIO
@@ -117,17 +117,18 @@ def measure_clips(
         return clip_set.read(index, sizes[index]) if kept is None else kept
 
     parts, keeps = list[Arrays](), True
-    for index, part in enumerate(_prefetched(read, len(sizes))):
-        if isinstance(part, ClipBatch):
-            size = len(part.frames)
-            if size == 0:  # there are no more
-                break
-            file = path(index, size)
-            known = None if size == sizes[index] else _load(file)
-            part = known or _measure(index, part, network, lpips, clip_set.fps, given)
-            keeps = keeps and (known is not None or _keep(file, part))
-        parts.append(part)
-        progress(index + 1, len(sizes))
+    with closing(_prefetched(read, len(sizes))) as prefetched:
+        for index, part in enumerate(prefetched):
+            if isinstance(part, ClipBatch):
+                size = len(part.frames)
+                if size == 0:  # there are no more
+                    break
+                file = path(index, size)
+                known = None if size == sizes[index] else _load(file)
+                part = known or _measure(index, part, network, lpips, clip_set.fps, given)
+                keeps = keeps and (known is not None or _keep(file, part))
+            parts.append(part)
+            progress(index + 1, len(sizes))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Rows(
         features=joined["features"],
@@ -142,7 +143,7 @@ def measure_clips(
     )
 
 
-def _prefetched(read: Callable[[int], Arrays | ClipBatch], count: int) -> Iterator[Arrays | ClipBatch]:
+def _prefetched(read: Callable[[int], Arrays | ClipBatch], count: int) -> Generator[Arrays | ClipBatch]:
     """Yield `read(0)`, `read(1)` and so on, each read while the one before is in use."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(read, 0) if count else None
