@@ -75,6 +75,6 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch: py
     monkeypatch.setattr(module, "available_memory", lambda device: 1e9)
     with pytest.raises(
         ValueError,
-        match="16 is too large: a step of 8 clips takes about 2.0 GB more, and 0.9 GB are free: make it 5",
+        match=r"16 is too large: a step of 8 clips takes about 2.0 GB more, and 0.9 GB are free: make it 5",
     ):
         make_plan(experiment(batch=16), WORLD, CPU)

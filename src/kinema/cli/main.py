@@ -37,7 +37,7 @@ COMMANDS = {
     "data check": "describe a folder of clips, and show the frames that training reads",
 }
 
-LONG_WORD = re.compile(r"(\S{400})\S+")  # of an error, such as a number of thousands of digits
+LONG_WORD = re.compile(r"(\S{250})\S+")  # of an error, such as a number of thousands of digits
 
 LONGEST = 4000  # characters of an error
 
