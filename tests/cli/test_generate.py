@@ -177,7 +177,7 @@ def test_unknown_words_are_warned_of(make) -> None:
         ((CLICK, "--image", "none.png"), "none.png: there is no such file"),
         ((CLICK, "--video", "none.mp4"), "none.mp4: FFmpeg cannot read it"),
         ((CLICK, "--audio", "none.wav"), "none.wav: FFmpeg cannot read it"),
-        ((CLICK, "--actions", "none.csv"), "none.csv: No such file"),
+        ((CLICK, "--actions", "none.csv"), "none.csv: there is no such file"),
         ((CLICK, "--guidance", "x"), "guidance"),
         ((CLICK, "--solver", "magic"), "solver"),
         ((CLICK, "--steps", 0), "steps is 0: it must be 1 to"),

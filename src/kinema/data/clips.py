@@ -497,7 +497,9 @@ class FolderSource(FolderClips):
 
 @cache
 def _background() -> ThreadPoolExecutor:
-    """The threads that decode while training goes on."""
+    """The threads that decode while training goes on; a process that is forked has its own."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_background.cache_clear)
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="kinema-decode")
 
 
