@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
@@ -325,6 +325,11 @@ class FolderClips:
                 clip, future = pending.popleft()
                 found = future.result()
                 yield clip, self._keep(clip, found)
+        except GeneratorExit:  # which may come where no thread can be waited for
+            raise
+        except BaseException:
+            wait([future for _, future in pending if not future.cancel()])
+            raise
         finally:
             for _, future in pending:
                 future.cancel()
