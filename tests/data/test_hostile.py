@@ -27,6 +27,7 @@ from PIL import Image
 
 from kinema.data.folder import scan
 from kinema.data.readers import base
+from kinema.data.readers.actions import read_actions
 from kinema.data.readers.base import Clip, ReadError, find_reader, read_audio, read_frames
 
 APART = Path(__file__).with_name("read_apart.py")
@@ -453,3 +454,37 @@ def test_what_memory_does_not_hold_is_not_decoded(tmp_path: Path, monkeypatch: p
         find_reader(strip.path).info(strip)
     monkeypatch.setattr(base, "available_memory", lambda device: 2e9)
     assert find_reader(strip.path).info(strip).frames == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_pipes_and_devices_are_not_opened(tmp_path: Path, read: Read) -> None:
+    """A pipe would wait for ever, and a device never end."""
+    clips = tmp_path / "clips"
+    for name in "abc":
+        np.save(clips / f"{name}.npy", IMAGES)
+    os.mkfifo(clips / "pipe.csv")
+    os.mkfifo(clips / "pipe.npy")
+    (clips / "zero.csv").symlink_to("/dev/zero")
+    rows = ["a.npy,pipe.csv", "b.npy,zero.csv", "pipe.npy,"]
+    (clips / "metadata.csv").write_text("file_name,actions\n" + "\n".join(rows) + "\n")
+    found = read()
+    assert found["frames"] == [] and "there is no such file" in found["lines"][0]
+    (clips / "take").mkdir()
+    for number in range(3):
+        (clips / f"take/{number}.png").write_bytes(png(8, 8)) if number else os.mkfifo(clips / "take/0.png")
+    read()
+
+
+def test_a_home_in_metadata_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a person types has a home; in a table it would lead outside."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "secret.csv").write_text("1,2\n" * len(IMAGES))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReadError, match="there is no such file"):
+        read_actions("~/secret.csv")
+
+
+def test_clips_of_one_name_are_no_crash(tmp_path: Path, read: Read) -> None:
+    make_video(tmp_path / "clips/a.npz:b.mp4")
+    np.savez(tmp_path / "clips/a.npz", **{"b.mp4": IMAGES})
+    assert len(read()["frames"]) == 1

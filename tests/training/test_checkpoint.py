@@ -232,6 +232,20 @@ def test_moments_that_do_not_fit_are_refused(
     one_line(error)
 
 
+def test_moments_of_one_number_in_memory_are_copied(
+    state: Checkpoint, tiny: Callable[..., Experiment], world: ShapeMotion, cpu: Runtime
+) -> None:
+    """A tensor may have the right shape and hold less: what an optimizer writes would be beyond it."""
+    optimizers, trainer = copy.deepcopy(state.optimizers), Trainer(tiny(), world, cpu)
+    first = next(iter(optimizers))
+    moments = optimizers[first]["state"][0]
+    moments["exp_avg"] = torch.zeros(()).expand(moments["exp_avg"].shape)
+    trainer.restore(replace(state, optimizers=optimizers))
+    own = next(iter(trainer.optimizers[first].state.values()))["exp_avg"]
+    assert own.untyped_storage().nbytes() >= own.numel() * own.element_size()
+    trainer.advance()
+
+
 @pytest.mark.parametrize(
     "moments", [None, [], {}, {"state": None, "param_groups": []}, {"state": {}, "param_groups": 3}]
 )

@@ -9,13 +9,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import kinema
 from kinema import __version__
+from kinema.cli.streams import lasting_streams
 from kinema.printable import printable
 
 __all__ = ["COMMANDS", "main"]
@@ -54,54 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after an error that the user can fix (one line on stderr), or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     _share_cores()
-    error_stream = sys.stderr
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), _StandardError(sys.stderr or _nowhere())
-    try:
+    with lasting_streams():
         return _main(words)
-    finally:
-        sys.stderr = error_stream
-
-
-def _nowhere() -> Any:
-    """A stream for one that was closed before the start."""
-    return open(os.devnull, "w", encoding="utf-8")
-
-
-class _StandardError:
-    """Standard error, whose reader may leave and whose disk may be full: that ends nothing."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write what can be written."""
-        try:
-            self._stream.write(text)
-        except (OSError, ValueError):
-            self._give_up()
-        return len(text)
-
-    def flush(self) -> None:
-        """The same."""
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Write nothing more, or the interpreter's last flush would fail too."""
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def _main(words: Sequence[str]) -> int:
     """The same, with streams that can be written to."""
-    for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")  # a name of a file may be no text
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
     try:
